@@ -1,0 +1,129 @@
+"""What a model is made of, as frozen values: read from and written to `config.json` and YAML, and nothing else.
+
+Only the builders (`salm.models.builders`) turn these into modules; every module takes plain values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from salm.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """What a waveform goes through before the model; stored with every checkpoint."""
+
+    sample_rate_hz: int = 24_000
+    clip_s: float = 10.0
+    fft_samples: int = 1024
+    hop_samples: int = 240
+    num_mels: int = 64
+    min_frequency_hz: float = 20.0
+    max_frequency_hz: float = 12_000.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ConfigError(f"features.{name}: expected a positive number, got {value!r}")
+        if self.max_frequency_hz > self.sample_rate_hz / 2 or self.min_frequency_hz >= self.max_frequency_hz:
+            raise ConfigError(
+                f"features: mel bands from {self.min_frequency_hz} to {self.max_frequency_hz} Hz do not fit below "
+                f"half the sample rate, {self.sample_rate_hz / 2} Hz"
+            )
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of one model input."""
+        return round(self.clip_s * self.sample_rate_hz)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of one model input (a centred STFT has one more than whole hops)."""
+        return self.clip_samples // self.hop_samples + 1
+
+
+@dataclass(frozen=True)
+class AudioEncoderConfig:
+    """Sizes of each of the two HTSAT branches; `num_heads` and `depths` have one entry per stage."""
+
+    width: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (4, 8, 16, 32)
+    window: int = 8
+
+    def __post_init__(self) -> None:
+        if len(self.depths) != len(self.num_heads):
+            raise ConfigError(f"audio: {len(self.depths)} depths but {len(self.num_heads)} head counts")
+        _check_positive("audio", self.width, self.window, *self.depths, *self.num_heads)
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """Sizes of the RoBERTa text encoder; `max_tokens` counts the start and end tokens."""
+
+    vocabulary_size: int = 50_265
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    hidden_width: int = 3072
+    max_tokens: int = 77
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_positive("text", self.vocabulary_size, self.width, self.depth, self.num_heads, self.max_tokens)
+        if self.width % self.num_heads:
+            raise ConfigError(f"text: width {self.width} is not a multiple of {self.num_heads} heads")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"text.dropout: expected a value in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to rebuild a SALM model; the defaults are the paper's sizes."""
+
+    name: str = "salm-base"
+    embedding_width: int = 512
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    audio: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+
+    def __post_init__(self) -> None:
+        _check_positive("embedding_width", self.embedding_width)
+
+
+def _check_positive(where: str, *values: float) -> None:
+    for value in values:
+        if not value > 0:
+            raise ConfigError(f"{where}: expected positive numbers, got {value!r}")
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build a configuration dataclass from a mapping, nested ones included.
+
+    Raises:
+        ConfigError: a key is unknown or a value is not valid; the message starts with `where`.
+    """
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(known)}")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = known[name].type
+        if is_dataclass(nested) and isinstance(nested, type):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}.{name}: expected a mapping, got {value!r}")
+            value = from_mapping(nested, value, f"{where}.{name}")
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The plain mapping that `from_mapping` reads back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}

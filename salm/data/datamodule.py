@@ -1,0 +1,111 @@
+"""Manifest, room responses and teacher -> batches for Lightning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning
+from torch.utils.data import DataLoader
+
+from salm.audio.io import SAMPLE_RATE_HZ
+from salm.progress import progress_on_stderr
+from salm.config import FeatureConfig
+from salm.data.dataset import EpochSampler, Example, SceneDataset, SceneMix, collate
+from salm.data.sounds import SoundBank, Teacher, read_teacher
+from salm.manifest import DrySound, read_dry_sounds, split_by_group
+from salm.scenes.srir import SrirBank
+
+
+class SceneDataModule(lightning.LightningDataModule):
+    """Scenes on the fly from a dry-sound manifest; validation sounds and rooms are never trained on.
+
+    Args:
+        manifest: dry-sound manifest (CSV) of the training split.
+        teacher: `.npz` of an audio teacher's outputs for these sounds, or None to train without.
+        cache: folder for decoded sounds and room responses; safe to delete.
+        num_rooms: simulated rooms, with three source positions each.
+        rt60_s: shortest and longest reverberation time of the rooms.
+        mixes: kinds of training scenes, batch by batch in turn.
+        batch_size: clips per batch. `batches_per_epoch`: an epoch is only a unit for checkpoints.
+        validation_share: share of the recording groups kept for validation. `validation_clips`: their scenes.
+        num_workers: processes that make scenes.
+    """
+
+    def __init__(
+        self,
+        *,
+        manifest: str,
+        teacher: str | None = None,
+        cache: str = ".cache/salm",
+        num_rooms: int = 1_000,
+        rt60_s: tuple[float, float] = (0.1, 0.8),
+        mixes: Sequence[SceneMix] = (SceneMix(),),
+        batch_size: int = 32,
+        batches_per_epoch: int = 100,
+        validation_share: float = 0.08,
+        validation_clips: int = 256,
+        num_workers: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.manifest, self.teacher, self.cache = Path(manifest), teacher, Path(cache)
+        self.num_rooms, self.rt60_s, self.mixes = num_rooms, rt60_s, tuple(mixes)
+        self.batch_size, self.batches_per_epoch, self.num_workers, self.seed = (
+            batch_size, batches_per_epoch, num_workers, seed,
+        )  # fmt: skip
+        self.validation_share, self.validation_clips = validation_share, validation_clips
+        self.training: SceneDataset | None = None
+        self.validation: SceneDataset | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decode the sounds and simulate the rooms, or take both from the cache."""
+        if self.training is not None:
+            return
+        train, held_out = split_by_group(read_dry_sounds(self.manifest), self.validation_share, self.seed)
+        self.training = self._dataset(train, self.num_rooms, self.mixes, self.seed)
+        self.validation = self._dataset(
+            held_out, max(1, self.num_rooms // 10), (SceneMix(num_sounds=1, mask_mels=0, balance=0.0),), self.seed + 1
+        )
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """Batches of the training scenes, `batches_per_epoch` of them."""
+        return self._loader(self.training, self.batch_size * self.batches_per_epoch)
+
+    def val_dataloader(self) -> DataLoader[Example]:
+        """The same validation scenes every time."""
+        return self._loader(self.validation, self.validation_clips)
+
+    def _loader(self, dataset: SceneDataset, num_items: int) -> DataLoader[Example]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(num_items),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _dataset(
+        self, sounds: Sequence[DrySound], num_rooms: int, mixes: Sequence[SceneMix], seed: int
+    ) -> SceneDataset:
+        with progress_on_stderr("decoding sounds") as progress:
+            bank = SoundBank.read(sounds, cache=self.cache, progress=progress)
+        return SceneDataset(
+            bank,
+            self._rooms(num_rooms, seed),
+            read_teacher(self.teacher, sounds) if self.teacher else Teacher.silent(len(sounds)),
+            FeatureConfig(),
+            mixes,
+            batch_size=self.batch_size,
+            seed=seed,
+        )
+
+    def _rooms(self, num_rooms: int, seed: int) -> SrirBank:
+        low, high = self.rt60_s
+        stored = self.cache / f"rooms-{num_rooms}-{seed}-{low:g}-{high:g}-{SAMPLE_RATE_HZ}.npz"
+        if stored.is_file():
+            return SrirBank.load(stored)
+        with progress_on_stderr("simulating rooms") as progress:
+            rooms = SrirBank.simulate(num_rooms, seed=seed, rt60_range_s=self.rt60_s, progress=progress)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        rooms.save(stored)
+        return rooms

@@ -1,0 +1,97 @@
+"""SALM: sentences and spatial recordings as vectors of one space, and the arithmetic between them.
+
+Source: the SALM paper, equations 1 to 3; `salm.models.losses` has its training objective.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from salm.models.audio_encoder import AudioEncoder
+from salm.models.text_encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class AudioParts:
+    """What the model knows of a batch of clips. Embeddings are not normalised; `doa` has unit length.
+
+    Attributes:
+        semantic: what sounds, E_ASe (batch, 512).
+        spatial: where it sounds from, E_ASp (batch, 512).
+        joint: semantic + s * spatial, E_JA (batch, 512), equation 2.
+        doa: direction of arrival (x, y, z), (batch, 3).
+    """
+
+    semantic: Float[Tensor, "*batch embedding"]
+    spatial: Float[Tensor, "*batch embedding"]
+    joint: Float[Tensor, "*batch embedding"]
+    doa: Float[Tensor, "*batch 3"]
+
+
+class Projection(nn.Sequential):
+    """Two-layer MLP: linear, ReLU, linear (the layout of LAION-CLAP's projections)."""
+
+    def __init__(self, in_width: int, out_width: int, hidden_width: int) -> None:
+        super().__init__(nn.Linear(in_width, hidden_width), nn.ReLU(), nn.Linear(hidden_width, out_width))
+
+
+class SALM(nn.Module):
+    """The model: two towers, three projections to the shared space, the spatial weight s and the DOA head."""
+
+    def __init__(self, audio_encoder: AudioEncoder, text_encoder: TextEncoder, *, embedding_width: int = 512) -> None:
+        super().__init__()
+        self.audio_encoder = audio_encoder
+        self.text_encoder = text_encoder
+        self.semantic_projection = Projection(audio_encoder.out_width, embedding_width, embedding_width)
+        self.spatial_projection = Projection(audio_encoder.out_width, embedding_width, embedding_width)
+        self.text_projection = Projection(text_encoder.out_width, embedding_width, embedding_width)
+        self.doa_head = Projection(embedding_width, 3, embedding_width)
+        self.spatial_weight = nn.Parameter(torch.ones(embedding_width))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.embedding_width = embedding_width
+
+    def encode_audio(self, features: Float[Tensor, "batch 7 frames mels"]) -> AudioParts:
+        """Embeddings and DOA of clips given as feature maps."""
+        return self.project_audio(*self.audio_encoder.pool(features))
+
+    def encode_semantic(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch embedding"]:
+        """Unnormalised semantic embedding of clips that have no spatial channels: see `AudioEncoder.pool_mono`."""
+        return self.semantic_projection(self.audio_encoder.pool_mono(features))
+
+    def project_audio(
+        self, semantic: Float[Tensor, "*batch width"], spatial: Float[Tensor, "*batch width"]
+    ) -> AudioParts:
+        """Embeddings and DOA from the two branches' pooled vectors."""
+        semantic = self.semantic_projection(semantic)
+        spatial = self.spatial_projection(spatial)
+        doa = functional.normalize(self.doa_head(spatial).float(), dim=-1)
+        return AudioParts(semantic, spatial, self.join(semantic, spatial), doa)
+
+    def join(
+        self, semantic: Float[Tensor, "*batch embedding"], spatial: Float[Tensor, "*batch embedding"]
+    ) -> Float[Tensor, "*batch embedding"]:
+        """Joint embedding, equation 2: E_JA = E_ASe + s * E_ASp."""
+        return semantic + self.spatial_weight * spatial
+
+    def edit_direction(
+        self,
+        semantic: Float[Tensor, "*batch embedding"],
+        spatial: Float[Tensor, "*batch embedding"],
+        direction: Float[Tensor, "*#batch embedding"],
+    ) -> Float[Tensor, "*batch embedding"]:
+        """Joint embedding with the spatial part replaced by a direction's text embedding, equation 3.
+
+        E_JA~ = E_ASe + s * (|E_ASp| / |E_TDi|) E_TDi; all inputs unnormalised, `direction` from `encode_text`.
+        """
+        length = spatial.norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
+        return self.join(semantic, length * direction)
+
+    def encode_text(
+        self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch embedding"]:
+        """Unnormalised embeddings of tokenised sentences."""
+        return self.text_projection(self.text_encoder(ids, mask))

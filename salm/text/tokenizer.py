@@ -1,0 +1,82 @@
+"""Sentences to token ids: byte-level BPE with RoBERTa's special tokens."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from salm.errors import CheckpointError
+
+FILE_NAME = "tokenizer.json"
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+"""RoBERTa's special tokens; a token's place is its id."""
+
+
+class Tokenizer:
+    """A trained tokenizer; sentences longer than `max_tokens` are cut.
+
+    Args:
+        tokenizer: a `tokenizers.Tokenizer` that adds RoBERTa's start and end tokens.
+        max_tokens: longest sentence in tokens, start and end included.
+    """
+
+    def __init__(self, tokenizer: FastTokenizer, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        tokenizer.enable_truncation(max_tokens)
+        tokenizer.enable_padding(pad_id=SPECIAL_TOKENS.index("<pad>"), pad_token="<pad>")
+
+    @classmethod
+    def load(cls, folder: str | Path, max_tokens: int) -> "Tokenizer":
+        """Read `tokenizer.json` of a checkpoint folder.
+
+        Raises:
+            CheckpointError: the file is missing or not a tokenizer.
+        """
+        path = Path(folder) / FILE_NAME
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no tokenizer here; expected the {FILE_NAME} of a SALM checkpoint folder")
+        try:
+            return cls(FastTokenizer.from_file(str(path)), max_tokens)
+        except Exception as error:  # the tokenizers package raises plain Exception
+            raise CheckpointError(f"{path}: not a tokenizer of the tokenizers package ({error})") from error
+
+    @classmethod
+    def train(cls, sentences: Iterable[str], vocabulary_size: int, max_tokens: int) -> "Tokenizer":
+        """Learn a byte-level BPE vocabulary; sentences are lower-cased first."""
+        tokenizer = FastTokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary_size,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(sentences, trainer)
+        tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
+        return cls(tokenizer, max_tokens)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` into an existing folder."""
+        self._tokenizer.save(str(Path(folder) / FILE_NAME))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return self._tokenizer.get_vocab_size()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
+        """Token ids and mask (1 at tokens, 0 at padding), padded to the longest of the sentences."""
+        encoded = self._tokenizer.encode_batch([clean_sentence(text) for text in texts])
+        return torch.tensor([item.ids for item in encoded]), torch.tensor([item.attention_mask for item in encoded])
+
+
+def clean_sentence(text: str) -> str:
+    """The sentence with plain spaces and without a closing full stop: neither changes what it asks for."""
+    return re.sub(r"\s+", " ", text).strip().rstrip(".").rstrip()

@@ -1,0 +1,173 @@
+"""The training step of SALM as a Lightning module."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from salm.data.dataset import Example
+from salm.errors import ConfigError
+from salm.geometry import SECTORS, direction_prompt
+from salm.models.builders import build_model, named_config
+from salm.models.losses import (
+    LossWeights,
+    Targets,
+    classification_loss,
+    contrastive_loss,
+    doa_loss,
+    same_meaning,
+)
+from salm.models.salm import AudioParts
+from salm.train.schedule import warmup_cosine
+from salm.weights.checkpoint import load_checkpoint, save_checkpoint
+
+MAX_SCALE = 100.0
+"""Upper bound of the inverse temperature, as in CLIP."""
+
+
+class SalmTraining(lightning.LightningModule):
+    """Trains a SALM model on joined scenes, and writes it as a checkpoint folder at the end.
+
+    Args:
+        size: a named size of `salm.models.builders`.
+        start: checkpoint folder whose text tower and tokenizer training starts from (`salm train text` makes one).
+        export_to: folder for the trained model.
+        loss: weights of the objective's terms.
+        targets: what items of the same meaning in a batch are, see `salm.models.losses`.
+        learning_rate: peak rate of the audio side; the text side gets `text_rate_factor` of it.
+        weight_decay: AdamW's, on matrices only.
+        warmup_steps: of linear warm-up, before the cosine decay over the rest of the training.
+        teacher_width, num_tags: sizes of the audio teacher's outputs.
+        compile_audio: run the audio encoder through torch.compile (minutes to start, then faster).
+    """
+
+    def __init__(
+        self,
+        *,
+        size: str = "salm-small",
+        start: str,
+        export_to: str,
+        loss: LossWeights = LossWeights(),
+        targets: Targets = "multi_positive",
+        learning_rate: float = 1e-3,
+        text_rate_factor: float = 0.1,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 100,
+        teacher_width: int = 384,
+        num_tags: int = 527,
+        compile_audio: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = named_config(size)
+        checkpoint = load_checkpoint(start)
+        if checkpoint.config.text != self.config.text:
+            raise ConfigError(f"{start}: its text tower has other sizes than {size}; run salm train text for {size}")
+        self.tokenizer = checkpoint.tokenizer
+        self.model = build_model(self.config)
+        self.model.text_encoder.load_state_dict(checkpoint.model.text_encoder.state_dict())
+        self.model.text_projection.load_state_dict(checkpoint.model.text_projection.state_dict())
+        self.teacher_head = nn.Linear(self.model.audio_encoder.out_width, teacher_width)
+        self.tag_head = nn.Linear(self.model.audio_encoder.out_width, num_tags)
+        self.export_to, self.loss, self.targets = Path(export_to), loss, targets
+        self.learning_rate, self.text_rate_factor = learning_rate, text_rate_factor
+        self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
+        encoder = self.model.audio_encoder
+        self._pool_spans = torch.compile(encoder.pool_spans) if compile_audio else encoder.pool_spans
+        self._validation: list[dict[str, Tensor]] = []
+
+    def encode_texts(self, texts: tuple[str, ...]) -> Tensor:
+        """Text embeddings (texts, width), unnormalised, with gradients."""
+        ids, mask = self.tokenizer(texts)
+        return self.model.encode_text(ids.to(self.device), mask.to(self.device)).float()
+
+    def training_step(self, batch: Example, batch_index: int) -> Tensor:
+        spans = tuple((int(first), int(end)) for first, end in batch.spans)
+        pooled_semantic, pooled_spatial = (pooled.flatten(0, 1) for pooled in self._pool_spans(batch.features, spans))
+        parts = self.model.project_audio(pooled_semantic, pooled_spatial)
+        terms = self._contrastive_terms(parts, batch)
+        terms["doa"] = doa_loss(parts.doa, batch.doa.flatten(0, 1))
+        if self.loss.teacher:
+            predicted = self.teacher_head(pooled_semantic).float()
+            terms["teacher"] = functional.mse_loss(predicted, batch.teacher.flatten(0, 1))
+        if self.loss.tags:
+            logits = self.tag_head(pooled_semantic).float()
+            terms["tags"] = functional.binary_cross_entropy_with_logits(logits, batch.tags.flatten(0, 1))
+        total = sum(getattr(self.loss, name) * value for name, value in terms.items())
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def _contrastive_terms(self, parts: AudioParts, batch: Example) -> dict[str, Tensor]:
+        scale = self.model.log_temperature.exp().clamp(max=MAX_SCALE)
+        labels, sectors = batch.labels.flatten(), batch.sectors.flatten()
+        prompts = tuple(direction_prompt(sector) for sector in SECTORS)
+        count = len(batch.captions)
+        texts = self.encode_texts((*batch.captions, *batch.spatial_captions, *prompts))
+        captions, spatial_captions, prompt_texts = texts.split([count, count, len(prompts)])
+        same_label = labels[:, None] == labels[None]
+        both = same_meaning(labels, sectors, labels, sectors)
+        terms = {
+            "semantic": contrastive_loss(parts.semantic, captions, scale, same_label, self.targets),
+            "joint": contrastive_loss(parts.joint, spatial_captions, scale, both, self.targets),
+        }
+        if self.loss.prompts:
+            terms["prompts"] = sum(
+                classification_loss(embedding, prompt_texts, scale, sectors) / 2
+                for embedding in (parts.joint, parts.spatial)
+            )
+        return terms
+
+    def validation_step(self, batch: Example, batch_index: int) -> None:
+        parts = self.model.encode_audio(batch.features)
+        self._validation.append(
+            {
+                "semantic": parts.semantic.float(),
+                "joint": parts.joint.float(),
+                "spatial": parts.spatial.float(),
+                "doa": parts.doa,
+                "true_doa": batch.doa[:, 0],
+                "label": batch.labels[:, 0],
+                "sector": batch.sectors[:, 0],
+            }
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Zero-shot label and direction accuracy, and localisation error, on scenes of held-out sounds and rooms."""
+        seen = {name: torch.cat([part[name] for part in self._validation]) for name in self._validation[0]}
+        self._validation.clear()
+        names = self.trainer.datamodule.validation.bank.labels
+        labels = functional.normalize(self.encode_texts(tuple(names)), dim=-1)
+        prompts = functional.normalize(self.encode_texts(tuple(direction_prompt(s) for s in SECTORS)), dim=-1)
+        error = torch.acos((seen["doa"] * seen["true_doa"]).sum(-1).clamp(-1, 1)) * (180 / math.pi)
+        scores = {
+            "label": (seen["semantic"] @ labels.T).argmax(-1) == seen["label"],
+            "label_joint": (seen["joint"] @ labels.T).argmax(-1) == seen["label"],
+            "sector_joint": (seen["joint"] @ prompts.T).argmax(-1) == seen["sector"],
+            "sector_spatial": (seen["spatial"] @ prompts.T).argmax(-1) == seen["sector"],
+        }
+        self.log_dict({f"val/{name}": right.float().mean() for name, right in scores.items()}, prog_bar=True)
+        self.log("val/doa_median_deg", error.median(), prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            rate = self.learning_rate * (self.text_rate_factor if ".text_" in f".{name}" else 1.0)
+            decay = self.weight_decay if parameter.ndim >= 2 and "bias_table" not in name else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+        optimizer = torch.optim.AdamW(
+            [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, warmup_steps=self.warmup_steps, total_steps=total)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_end(self) -> None:
+        """Write the model as a checkpoint folder."""
+        if self.trainer.is_global_zero:
+            save_checkpoint(self.export_to, self.model.cpu(), self.config, self.tokenizer)

@@ -1,0 +1,159 @@
+"""A checkpoint folder <-> a model: `config.json`, `model.safetensors`, `tokenizer.json` and a model card."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from salm.config import ModelConfig, from_mapping, to_mapping
+from salm.errors import CheckpointError, ConfigError
+from salm.models.builders import build_model
+from salm.models.salm import SALM
+from salm.text.tokenizer import FILE_NAME as TOKENIZER_FILE
+from salm.text.tokenizer import Tokenizer
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+FORMAT_VERSION = 1
+CONVENTION = "AmbiX: ACN order W, Y, Z, X; SN3D gains; azimuth counter-clockwise from the front"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in evaluation mode with what belongs to it.
+
+    Attributes:
+        model: fp32 weights, on the CPU.
+        config: the sizes that it was built from.
+        tokenizer: for its text tower.
+        fingerprint: first 12 hex digits of the SHA-256 of weights, configuration and tokenizer.
+    """
+
+    model: SALM
+    config: ModelConfig
+    tokenizer: Tokenizer
+    fingerprint: str
+
+    @property
+    def model_id(self) -> str:
+        """Name and fingerprint, as an index remembers them: "salm-small:0123456789ab"."""
+        return f"{self.config.name}:{self.fingerprint}"
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: SALM,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    card: str | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a checkpoint folder; an existing one is replaced only once the new one is complete.
+
+    Args:
+        folder: created with its parents. A folder that is no checkpoint is refused.
+        card: text of the model card; None keeps the card that is there.
+        dtype: of the stored floating-point weights.
+
+    Raises:
+        CheckpointError: the folder exists and holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder}: not empty and no checkpoint; choose another folder")
+    import salm  # the version alone; the package imports nothing by itself
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        document = {"format_version": FORMAT_VERSION, "salm_version": salm.__version__, "convention": CONVENTION}
+        (staging / CONFIG_FILE).write_text(json.dumps(document | {"model": to_mapping(config)}, indent=2) + "\n")
+        save_file(
+            {
+                name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+                for name, value in model.state_dict().items()
+            },
+            staging / WEIGHTS_FILE,
+        )
+        tokenizer.save(staging)
+        if card is not None:
+            (staging / CARD_FILE).write_text(card)
+        folder.mkdir(exist_ok=True)
+        for file in sorted(staging.iterdir()):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint folder; no pickle is ever loaded.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or does not fit the configuration.
+    """
+    folder = Path(folder)
+    for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: no {name}; expected a SALM checkpoint folder")
+    config = _read_config(folder / CONFIG_FILE)
+    tokenizer = Tokenizer.load(folder, config.text.max_tokens)
+    if tokenizer.vocabulary_size > config.text.vocabulary_size:
+        raise CheckpointError(
+            f"{folder / TOKENIZER_FILE}: {tokenizer.vocabulary_size} tokens, but the model was built for "
+            f"{config.text.vocabulary_size}; the folder's files do not belong together"
+        )
+    try:
+        state = load_file(folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS_FILE}: damaged ({error}); copy or download it again") from error
+    model = build_model(config)
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    _check_fit(folder / WEIGHTS_FILE, model, state)
+    model.load_state_dict(state)
+    return Checkpoint(model.eval(), config, tokenizer, _fingerprint(folder))
+
+
+def _read_config(path: Path) -> ModelConfig:
+    try:
+        document = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version!r}, this SALM reads {FORMAT_VERSION}; "
+            "upgrade with: pip install --upgrade salm"
+        )
+    try:
+        return from_mapping(ModelConfig, document["model"], str(path))
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _check_fit(path: Path, model: SALM, state: dict[str, torch.Tensor]) -> None:
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    missing, surplus = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    if missing or surplus:
+        raise CheckpointError(
+            f"{path}: {len(missing)} weights missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}; "
+            f"it does not fit {CONFIG_FILE}"
+        )
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise CheckpointError(f"{path}: {name} has shape {tuple(state[name].shape)}, expected {shape}")
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:12]
