@@ -1,10 +1,12 @@
 """The dry-sound manifest (CSV) and the scene manifest (JSONL): read and written here alone.
 
-Dry sounds: ``path,label,caption,group,source,licence,duration_s``, one clip a row. `path` is relative to the manifest's
-folder; several captions are separated by `` | ``; all clips of one `group` (one original recording) belong to one split.
+Dry sounds: ``path,label,caption,group,source,licence,duration_s``, one clip a row. `path` is relative to the folder of
+the manifest; several captions are separated by `` | ``; all clips of one `group` (one original recording) belong to one
+split.
 
-Scenes: one JSON object a line with the fields of `Scene`. `path` is relative to the manifest's folder; a source's `path`
-only tells which dry sound it was, relative to the folder of the dry sounds. Angles are in degrees (azimuth counter-clockwise from the front), times in seconds.
+Scenes: one JSON object a line with the fields of `Scene`. `path` is relative to the folder of the manifest; a source's
+`path` only tells which dry sound it was, relative to the folder of the dry sounds. Angles are in degrees (azimuth
+counter-clockwise from the front), times in seconds.
 """
 
 import csv
@@ -134,7 +136,9 @@ def read_dry_sounds(path: str | Path, *, check_files: bool = False) -> list[DryS
     missing, unknown = set(DRY_COLUMNS) - set(header), set(header) - set(DRY_COLUMNS)
     if missing or unknown or len(header) != len(DRY_COLUMNS):
         problem = "; ".join(
-            f"{kind} {', '.join(sorted(names))}" for kind, names in (("missing", missing), ("unknown", unknown)) if names
+            f"{kind} {', '.join(sorted(names))}"
+            for kind, names in (("missing", missing), ("unknown", unknown))
+            if names
         )
         raise ManifestError(f"{path}:1: expected the columns {','.join(DRY_COLUMNS)}: {problem or 'one stands twice'}")
     sounds: list[DrySound] = []
@@ -143,7 +147,9 @@ def read_dry_sounds(path: str | Path, *, check_files: bool = False) -> list[DryS
         for row in rows:
             sound = _located(path, rows.line_num, lambda: _dry_sound(path.parent, header, row))  # noqa: B023
             if sound.path in seen:
-                raise ManifestError(f"{path}:{rows.line_num}: {sound.path} is also in line {seen[sound.path]}; keep one")
+                raise ManifestError(
+                    f"{path}:{rows.line_num}: {sound.path} is also in line {seen[sound.path]}; keep one"
+                )
             if check_files and not sound.path.is_file():
                 raise ManifestError(f"{path}:{rows.line_num}: no file {sound.path}; mend the path or remove the row")
             seen[sound.path] = rows.line_num
@@ -218,7 +224,9 @@ def scene_from_json(line: str, folder: Path) -> Scene:
     if room is not None:
         room = _keys(room, SceneRoom, "room")
         _check(all(isinstance(room[key], list) for key in ("dimensions_m", "absorption")), "room's values are lists")
-        _check(all(isinstance(wall, list) for wall in room["absorption"]), "room's absorption is a list of walls' lists")
+        _check(
+            all(isinstance(wall, list) for wall in room["absorption"]), "room's absorption is a list of walls' lists"
+        )
         room = SceneRoom(tuple(room["dimensions_m"]), tuple(tuple(wall) for wall in room["absorption"]), room["rt60_s"])
     _check(isinstance(row["split"], str), f"split is a word, got {row['split']!r}")
     return Scene(
@@ -233,9 +241,7 @@ def scene_from_json(line: str, folder: Path) -> Scene:
     )
 
 
-def split_by_group(
-    sounds: Sequence[DrySound], fraction: float, seed: int = 0
-) -> tuple[list[DrySound], list[DrySound]]:
+def split_by_group(sounds: Sequence[DrySound], fraction: float, seed: int = 0) -> tuple[list[DrySound], list[DrySound]]:
     """Training and validation sounds, in their order; `fraction` of the groups (rounded, at least one) validate.
 
     Groups stay whole. The choice depends on the set of groups and the seed, not on the order of the rows.
@@ -261,7 +267,13 @@ def _dry_sound(folder: Path, header: list[str], row: list[str]) -> DrySound:
     _check(values["path"] != "", "path is empty")
     captions = tuple(caption.strip() for caption in values["caption"].split(CAPTION_SEPARATOR))
     return DrySound(
-        folder / values["path"], values["label"], captions, values["group"], values["source"], values["licence"], duration_s
+        folder / values["path"],
+        values["label"],
+        captions,
+        values["group"],
+        values["source"],
+        values["licence"],
+        duration_s,
     )
 
 

@@ -12,7 +12,7 @@ from salm.config import FeatureConfig
 from salm.data.dataset import EpochSampler, Example, SceneDataset, SceneMix, collate
 from salm.data.sounds import SoundBank, Teacher, read_teacher
 from salm.manifest import DrySound, read_dry_sounds, split_by_group
-from salm.scenes.srir import SrirBank
+from salm.scenes.srir_bank import SrirBank
 
 
 class SceneDataModule(lightning.LightningDataModule):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +18,14 @@ from salm.errors import ConfigError
 from salm.geometry import azimuth_elevation, foa_rotation, rotation_about, sector_index, unit_vector
 from salm.models.htsat import IMAGE_FRAMES
 from salm.scenes.spatialize import add_sensor_noise, spatialize
-from salm.scenes.srir import SrirBank
+from salm.scenes.srir_bank import SrirBank
 from salm.text.captions import has_direction_word, spatial_caption
 
 NUM_TIME_TOKENS = 32
 """Final tokens of a clip along time (`salm.models.htsat.time_tokens`)."""
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One clip with `sounds` different sounds, one after the other, each from a direction of its own.
 
     Attributes:
@@ -181,9 +181,13 @@ def collate(examples: Sequence[Example]) -> Example:
 
 
 def excerpt(dry: NDArray[np.float32], length: int, generator: np.random.Generator) -> NDArray[np.float32]:
-    """`length` samples of a sound: a random piece of a longer one; a shorter one repeated, with random gaps."""
+    """`length` samples of a sound: a random piece of a longer one; a shorter one repeated, with random gaps.
+
+    Of three random pieces the loudest is taken: a pause in a long recording teaches nothing.
+    """
     if len(dry) >= length:
-        start = int(generator.integers(len(dry) - length + 1))
+        starts = generator.integers(len(dry) - length + 1, size=3)
+        start = max(starts.tolist(), key=lambda first: float(np.square(dry[first : first + length]).sum()))
         return dry[start : start + length]
     out = np.zeros(length, dtype=np.float32)
     position = int(generator.integers(max(1, (length - len(dry)) // 4)))

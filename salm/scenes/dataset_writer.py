@@ -76,14 +76,14 @@ def simulate_dataset(
     total = len(dry_sounds) * positions_per_sound if num_scenes is None else num_scenes
     if min(positions_per_sound, total, sample_rate) < 1 or duration_s <= 0 or bits not in SUBTYPES or not split.strip():
         raise SceneError(
-            "expected positive positions_per_sound, num_scenes, duration_s and sample_rate, bits 16 or 24, and a split; "
+            "expected positive positions_per_sound, num_scenes, duration_s, sample_rate, bits 16 or 24, and a split; "
             f"got {positions_per_sound}, {total}, {duration_s}, {sample_rate}, {bits}, {split!r}"
         )
     if receiver not in RECEIVER_CHOICES:
         raise SceneError(f"receiver is one of {', '.join(RECEIVER_CHOICES)}; got {receiver!r}")
     recipe = _Recipe(
-        tuple(dry_sounds), seed, positions_per_sound, duration_s, rt60_range_s, snr_db_range, level_dbfs_range, receiver,
-        sample_rate, bits, split,
+        tuple(dry_sounds), seed, positions_per_sound, duration_s, rt60_range_s, snr_db_range, level_dbfs_range,
+        receiver, sample_rate, bits, split,
     )  # fmt: skip
     return _write(recipe, total, Path(out_dir), progress)
 
@@ -151,7 +151,16 @@ class _Recipe:
         room = SceneRoom(srir.room.dimensions_m, absorption, round(srir.rt60_s, 4))
         path = folder / "foa" / f"{index:06d}_{slug}.flac"
         scene = Scene(
-            path, sound.captions, captions, (source,), room, self.seed, self.split, snr_db, self.duration_s, self.sample_rate
+            path,
+            sound.captions,
+            captions,
+            (source,),
+            room,
+            self.seed,
+            self.split,
+            snr_db,
+            self.duration_s,
+            self.sample_rate,
         )
         return scene, foa
 
@@ -228,7 +237,9 @@ def _finished(manifest: Path) -> dict[int, Scene]:
     for line, scene in enumerate(read_scenes(manifest), start=1):
         number = scene.path.name.partition("_")[0]
         if not number.isdecimal():
-            raise ManifestError(f"{manifest}:{line}: {scene.path.name} was not written by simulate_dataset; remove the row")
+            raise ManifestError(
+                f"{manifest}:{line}: {scene.path.name} was not written by simulate_dataset; remove the row"
+            )
         if scene.path.is_file():
             finished[int(number)] = scene
     return finished
@@ -241,7 +252,9 @@ def _read_dry(path: Path, sample_rate: int) -> NDArray[np.float32]:
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioFormatError(f"{path}: cannot be read as audio ({error}); convert it to wav, flac, ogg or mp3") from error
+        raise AudioFormatError(
+            f"{path}: cannot be read as audio ({error}); convert it to wav, flac, ogg or mp3"
+        ) from error
     mono = samples.mean(axis=1)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)

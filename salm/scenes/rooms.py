@@ -94,7 +94,9 @@ class Room:
         time_s = np.linspace(0.0, 1.0, 64)[:, None] * (3.0 * math.log(10.0) / rates.min(axis=1))
         remaining = np.mean(np.exp(-rates * time_s[..., None]) / rates, axis=-1)
         level_db = 10 * np.log10(remaining / remaining[0])
-        points = [[np.interp(-x, -level, t) for x in (-5.0, -25.0)] for level, t in zip(level_db.T, time_s.T, strict=True)]
+        points = [
+            [np.interp(-x, -level, t) for x in (-5.0, -25.0)] for level, t in zip(level_db.T, time_s.T, strict=True)
+        ]
         return 3.0 * np.diff(points, axis=1)[:, 0]
 
     @property
@@ -151,7 +153,9 @@ def sample_positions(
     size = np.asarray(room.dimensions_m)
     clearance = MIN_SOURCE_DISTANCE_M + WALL_CLEARANCE_M
     if np.any(size[:2] < 2 * clearance) or size[2] <= 2 * WALL_CLEARANCE_M:
-        raise SceneError(f"room {room.dimensions_m} m is too small: a source needs {2 * clearance} m of length and width")
+        raise SceneError(
+            f"room {room.dimensions_m} m is too small: a source needs {2 * clearance} m of length and width"
+        )
     place = size / 2
     if receiver == "anywhere":
         margin = np.minimum(clearance, size / 2)

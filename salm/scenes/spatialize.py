@@ -54,9 +54,7 @@ def fit_duration(dry: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     return fitted
 
 
-def mix(
-    scenes: Sequence[NDArray[np.float32]], start_samples: Sequence[int], samples: int
-) -> NDArray[np.float32]:
+def mix(scenes: Sequence[NDArray[np.float32]], start_samples: Sequence[int], samples: int) -> NDArray[np.float32]:
     """Sum of FOA scenes (4, any), scene i from `start_samples[i]` on, in (4, samples); what lies outside is cut.
 
     Raises:

@@ -105,7 +105,7 @@ def simulate_srir(
 
 
 def decay_time(response: NDArray, sample_rate: int, from_db: float = -5.0, to_db: float = -25.0) -> float:
-    """Time in seconds in which the energy of a response (taps,) falls by 60 dB, from a line through its Schroeder decay.
+    """Seconds in which the energy of a response (taps,) falls by 60 dB, from a line through its Schroeder decay.
 
     0.0 where it falls too fast to be measured (an anechoic room). Source: Schroeder 1965; ISO 3382-1 (T20).
     """

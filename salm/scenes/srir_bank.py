@@ -146,7 +146,9 @@ class SrirBank:
                 arrays = {name: stored[name] for name in _ARRAYS}
                 return cls(**arrays, rooms=rooms, sample_rate=int(stored["sample_rate"]))
         except (OSError, KeyError, ValueError, BadZipFile) as error:
-            raise SceneError(f"{path}: not a bank of room responses ({error}); make one with SrirBank.simulate") from error
+            raise SceneError(
+                f"{path}: not a bank of room responses ({error}); make one with SrirBank.simulate"
+            ) from error
 
 
 _ARRAYS = ("samples", "offsets", "azimuth_rad", "elevation_rad", "distance_m", "rt60_s", "room_index")
@@ -170,4 +172,6 @@ def _simulate_room(
         simulate_srir(room, place.source_m, place.receiver_m, sample_rate, generator=generator)
         for place in sample_positions(room, generator, count, receiver)
     ]
-    return [Srir(s.response.astype(dtype), s.azimuth_rad, s.elevation_rad, s.distance_m, s.rt60_s, s.room) for s in srirs]
+    return [
+        Srir(s.response.astype(dtype), s.azimuth_rad, s.elevation_rad, s.distance_m, s.rt60_s, s.room) for s in srirs
+    ]

