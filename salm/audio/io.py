@@ -12,6 +12,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from salm.audio.containers import MIN_SAMPLE_RATE_HZ, open_audio
 from salm.errors import AudioFormatError
 from salm.geometry import CONVENTIONS, Convention, fuma_to_ambix
 
@@ -19,7 +20,6 @@ SAMPLE_RATE_HZ = 24_000
 """Rate of everything behind this module."""
 BLOCK_S = 20.0
 """Length of the blocks in which files are read: bounds the memory that an hours-long file takes."""
-MIN_SAMPLE_RATE_HZ = 1_000
 FOA_CHANNELS = 4
 _MONO_HINT = "for a mono file encode with embedding='semantic'"
 
@@ -56,7 +56,7 @@ def audio_info(path: str | Path) -> AudioInfo:
         AudioFormatError: the file is missing, unreadable, empty, or no audio.
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_audio(path) as file:
         return AudioInfo(path, file.samplerate, file.channels, file.frames, f"{file.format} {file.subtype}")
 
 
@@ -95,7 +95,7 @@ def read_mono(path: str | Path, sample_rate: int = SAMPLE_RATE_HZ) -> NDArray[np
         AudioFormatError: as `read_audio`, but for the number of channels.
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_audio(path) as file:
         pieces = [block.mean(axis=0, keepdims=True) for block in _raw_blocks(path, file)]
         rate = file.samplerate
     return _resample(np.concatenate(pieces, axis=1), rate, sample_rate)[0]
@@ -232,7 +232,7 @@ def _blocks(
 ) -> Iterator[NDArray[np.float32]]:
     """A file's samples (channels, n) in AmbiX at `sample_rate`, block by block."""
     convention = _checked_convention(convention)
-    with _open(path) as file:
+    with open_audio(path) as file:
         _check_channels(str(path), file.channels, allow_mono)
         resampler = None
         if file.samplerate != sample_rate:
@@ -278,59 +278,6 @@ def _raw_blocks(path: Path, file: soundfile.SoundFile) -> Iterator[NDArray[np.fl
             f"{path}: truncated: the header promises {file.frames} samples per channel, {position} are there; "
             "copy the file again"
         )
-
-
-def _open(path: Path) -> soundfile.SoundFile:
-    if path.is_dir():
-        raise AudioFormatError(f"{path}: a folder, expected an audio file; `salm index` takes folders")
-    try:
-        size = path.stat().st_size
-        with path.open("rb"):
-            pass
-    except FileNotFoundError as error:
-        raise AudioFormatError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise AudioFormatError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if size == 0:
-        raise AudioFormatError(f"{path}: empty file (0 bytes); copy or record it again")
-    try:
-        file = soundfile.SoundFile(str(path))
-    except soundfile.LibsndfileError as error:
-        raise AudioFormatError(
-            f"{path}: not a readable audio file ({error.error_string.rstrip('.')}); expected wav, flac, ogg or mp3"
-        ) from error
-    complete = {"OGG": _ogg_is_complete, "WAV": _wav_is_complete, "WAVEX": _wav_is_complete}
-    if file.format in complete and not complete[file.format](path):
-        file.close()
-        raise AudioFormatError(f"{path}: truncated: it ends before its header says; copy the file again")
-    if file.samplerate < MIN_SAMPLE_RATE_HZ:
-        file.close()
-        raise AudioFormatError(f"{path}: sample rate {file.samplerate} Hz; expected at least {MIN_SAMPLE_RATE_HZ} Hz")
-    return file
-
-
-def _wav_is_complete(path: Path) -> bool:
-    """Whether the data chunk is all there; libsndfile itself silently shortens a cut file."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            length = int.from_bytes(header[4:], "little")
-            if header[:4] == b"data":
-                unknown = length in (0, 0xFFFFFFFF)  # written by a stream that could not go back
-                return unknown or file.tell() + length <= size
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return True
-
-
-def _ogg_is_complete(path: Path) -> bool:
-    """Whether the file's last Ogg page is marked as the end of its stream (RFC 3533, section 6: header type 4)."""
-    longest_page = 65_307
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - longest_page))
-        tail = file.read()
-    page = tail.rfind(b"OggS")
-    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
 
 
 def _check_channels(where: str, channels: int, allow_mono: bool) -> None:
