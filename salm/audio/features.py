@@ -30,7 +30,9 @@ def mel_filterbank(config: FeatureConfig) -> Float[Tensor, "bins mels"]:
     Source: the parity data of PSELDNets, which only this pair of scale and norm reproduces. HTK mel:
     2595 log10(1 + f / 700 Hz).
     """
-    lowest, highest = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (config.min_frequency_hz, config.max_frequency_hz))
+    lowest, highest = (
+        2595.0 * math.log10(1.0 + hz / 700.0) for hz in (config.min_frequency_hz, config.max_frequency_hz)
+    )
     edges = 700.0 * (10.0 ** (np.linspace(lowest, highest, config.num_mels + 2) / 2595.0) - 1.0)
     bins = np.linspace(0, config.sample_rate_hz / 2, config.fft_samples // 2 + 1)
     rising = (bins[:, None] - edges[None, :-2]) / np.diff(edges)[None, :-1]

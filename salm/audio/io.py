@@ -1,9 +1,11 @@
 """Recordings -> FOA samples at the model's rate: files of any common format and rate, arrays, long files in windows."""
 
+import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,12 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from salm.audio.containers import MIN_SAMPLE_RATE_HZ, open_audio
+from salm.audio.containers import MIN_SAMPLE_RATE_HZ, open_audio, read_blocks
 from salm.errors import AudioFormatError
 from salm.geometry import CONVENTIONS, Convention, fuma_to_ambix
 
 SAMPLE_RATE_HZ = 24_000
 """Rate of everything behind this module."""
-BLOCK_S = 20.0
-"""Length of the blocks in which files are read: bounds the memory that an hours-long file takes."""
 FOA_CHANNELS = 4
 _MONO_HINT = "for a mono file encode with embedding='semantic'"
 
@@ -95,8 +95,9 @@ def read_mono(path: str | Path, sample_rate: int = SAMPLE_RATE_HZ) -> NDArray[np
         AudioFormatError: as `read_audio`, but for the number of channels.
     """
     path = Path(path)
+    _check_rate("the wanted rate", sample_rate)
     with open_audio(path) as file:
-        pieces = [block.mean(axis=0, keepdims=True) for block in _raw_blocks(path, file)]
+        pieces = [block.mean(axis=0, keepdims=True) for block in read_blocks(path, file)]
         rate = file.samplerate
     return _resample(np.concatenate(pieces, axis=1), rate, sample_rate)[0]
 
@@ -154,8 +155,16 @@ def window_starts(num_samples: int, window: int, hop: int) -> list[int]:
 
 
 def fit_window(samples: NDArray[np.float32], window_samples: int) -> NDArray[np.float32]:
-    """A shorter recording (channels, n) repeated as often as it fits whole, then zero-padded (the paper's rule)."""
+    """A shorter recording (channels, n) repeated as often as it fits whole, then zero-padded (the paper's rule).
+
+    A longer one is cut to its first `window_samples`.
+
+    Raises:
+        AudioFormatError: there are no samples.
+    """
     length = samples.shape[-1]
+    if length == 0:
+        raise AudioFormatError("no samples to fill a window with; expected at least one")
     if length >= window_samples:
         return samples[..., :window_samples]
     repeated = np.tile(samples, window_samples // length)
@@ -175,26 +184,32 @@ def validate_array(
     Raises:
         AudioFormatError: the rate is missing, or the shape, the type or a value is wrong.
     """
-    if hasattr(array, "detach"):
-        array = array.detach().cpu().numpy()
-    samples = np.asarray(array)
     if sample_rate is None:
         raise AudioFormatError("array input: its sample rate is not known; pass sample_rate=... in Hz")
-    if samples.dtype.kind not in "fiu" or samples.dtype.kind in "iu":
-        raise AudioFormatError(f"array input: expected floating-point samples in [-1, 1], got {samples.dtype}")
+    _check_rate("array input", sample_rate)
+    _checked_convention(convention)
+    samples = _as_float_array(array)
     if samples.ndim == 1:
         samples = samples[None]
     if samples.ndim == 2:
+        if samples.shape[1] == FOA_CHANNELS < samples.shape[0]:
+            raise AudioFormatError(
+                f"array input: expected (4, samples), got shape {samples.shape}, which looks transposed; pass array.T"
+            )
         samples = samples[None]
     if samples.ndim != 3:
         raise AudioFormatError(f"array input: expected (4, samples) or (batch, 4, samples), got shape {samples.shape}")
     _check_channels("array input", samples.shape[1], allow_mono)
-    if samples.shape[2] == 0:
-        raise AudioFormatError("array input: no samples; expected at least one")
-    if not np.isfinite(samples).all():
-        raise AudioFormatError("array input: NaN or infinite samples; replace them before encoding")
-    samples = samples.astype(np.float32)
-    if samples.shape[1] == FOA_CHANNELS and _checked_convention(convention) == "fuma":
+    if samples.size == 0:
+        raise AudioFormatError(f"array input: no samples (shape {samples.shape}); expected at least one")
+    finite = np.isfinite(samples)
+    if not finite.all():
+        clip, channel, first = np.argwhere(~finite)[0]
+        raise AudioFormatError(
+            f"array input: NaN or infinite sample at {first / sample_rate:.3f} s (recording {clip}, channel {channel}); "
+            "replace it before encoding"
+        )
+    if samples.shape[1] == FOA_CHANNELS and convention == "fuma":
         samples = fuma_to_ambix(samples).astype(np.float32)
     return np.stack([_resample(clip, sample_rate, SAMPLE_RATE_HZ) for clip in samples])
 
@@ -213,32 +228,33 @@ def write_foa(
     peak = float(np.abs(foa).max(initial=0.0))
     if not peak <= 1.0:
         raise AudioFormatError(f"{path}: peak {peak:.3g} is beyond full scale or not finite; lower the level first")
+    _check_rate(str(path), sample_rate)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
+        # mkstemp would make a file that only its owner may read.
+        temporary = path.parent / f".{path.stem[:100]}-{secrets.token_hex(6)}{path.suffix}"
+        temporary.open("xb").close()
     except OSError as error:
         raise AudioFormatError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
     try:
-        soundfile.write(temporary, foa.T, sample_rate, subtype=subtype)
+        soundfile.write(temporary, foa.T, round(sample_rate), subtype=subtype)
         os.replace(temporary, path)
     except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
         raise AudioFormatError(f"{path}: cannot be written as {path.suffix} {subtype} ({error})") from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _blocks(
-    path: Path, convention: Convention, sample_rate: int, allow_mono: bool
-) -> Iterator[NDArray[np.float32]]:
+def _blocks(path: Path, convention: Convention, sample_rate: int, allow_mono: bool) -> Iterator[NDArray[np.float32]]:
     """A file's samples (channels, n) in AmbiX at `sample_rate`, block by block."""
     convention = _checked_convention(convention)
+    _check_rate("the wanted rate", sample_rate)
     with open_audio(path) as file:
         _check_channels(str(path), file.channels, allow_mono)
         resampler = None
         if file.samplerate != sample_rate:
             resampler = soxr.ResampleStream(file.samplerate, sample_rate, file.channels, dtype="float32")
         produced = 0
-        for block in _raw_blocks(path, file):
+        for block in read_blocks(path, file):
             if file.channels == FOA_CHANNELS and convention == "fuma":
                 block = fuma_to_ambix(block).astype(np.float32)
             if resampler is not None:
@@ -252,34 +268,6 @@ def _blocks(
                 yield tail if tail.shape[1] else np.zeros((file.channels, 1), np.float32)
 
 
-def _raw_blocks(path: Path, file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
-    """Samples (channels, n) at the file's own rate; every sample finite, none missing."""
-    size, position = round(BLOCK_S * file.samplerate), 0
-    while True:
-        try:
-            block = file.read(size, dtype="float32", always_2d=True).T
-        except soundfile.LibsndfileError as error:
-            raise AudioFormatError(f"{path}: damaged after {position / file.samplerate:.2f} s ({error})") from error
-        if not np.isfinite(block).all():
-            bad = position + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])
-            raise AudioFormatError(
-                f"{path}: NaN or infinite sample at {bad / file.samplerate:.3f} s; repair or cut the recording there"
-            )
-        position += block.shape[1]
-        if block.shape[1]:
-            yield block
-        if block.shape[1] < size:
-            break
-    if position == 0:
-        raise AudioFormatError(f"{path}: no samples; expected at least one")
-    # mp3 headers only estimate the length.
-    if position < file.frames and file.format != "MP3":
-        raise AudioFormatError(
-            f"{path}: truncated: the header promises {file.frames} samples per channel, {position} are there; "
-            "copy the file again"
-        )
-
-
 def _check_channels(where: str, channels: int, allow_mono: bool) -> None:
     if channels == FOA_CHANNELS or (channels == 1 and allow_mono):
         return
@@ -289,6 +277,27 @@ def _check_channels(where: str, channels: int, allow_mono: bool) -> None:
     elif channels != 1:
         hint = "SALM reads first-order Ambisonics, or mono with embedding='semantic'"
     raise AudioFormatError(f"{where}: expected 4 FOA channels (W, Y, Z, X), got {channels}; {hint}")
+
+
+def _as_float_array(array: Any) -> NDArray[np.float32]:
+    if hasattr(array, "detach"):
+        tensor = array.detach().cpu()
+        # numpy has no bfloat16.
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    try:
+        samples = np.asarray(array)
+    except ValueError as error:
+        raise AudioFormatError("array input: rows of different lengths; pass a list of arrays instead") from error
+    if samples.dtype.kind != "f":
+        raise AudioFormatError(f"array input: expected floating-point samples in [-1, 1], got {samples.dtype}")
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        return samples.astype(np.float32)
+
+
+def _check_rate(where: str, sample_rate: int) -> None:
+    # soxr never returns from a rate that is not finite.
+    if not isinstance(sample_rate, Real) or not MIN_SAMPLE_RATE_HZ <= sample_rate < math.inf:
+        raise AudioFormatError(f"{where}: sample rate {sample_rate!r} Hz; expected at least {MIN_SAMPLE_RATE_HZ} Hz")
 
 
 def _checked_convention(convention: Convention) -> Convention:
@@ -301,14 +310,14 @@ def _resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[n
     """(channels, samples) at another rate; never empty."""
     if rate == wanted:
         return samples
-    if rate < MIN_SAMPLE_RATE_HZ:
-        raise AudioFormatError(f"sample rate {rate} Hz; expected at least {MIN_SAMPLE_RATE_HZ} Hz")
     resampled = soxr.resample(np.ascontiguousarray(samples.T), rate, wanted).T.astype(np.float32)
     return resampled if resampled.shape[1] else np.zeros((samples.shape[0], 1), np.float32)
 
 
 def _window_samples(window_s: float, hop_s: float, sample_rate: int) -> tuple[int, int]:
-    window, hop = round(window_s * sample_rate), round(hop_s * sample_rate)
+    _check_rate("the wanted rate", sample_rate)
+    finite = math.isfinite(window_s) and math.isfinite(hop_s)
+    window, hop = (round(window_s * sample_rate), round(hop_s * sample_rate)) if finite else (0, 0)
     if not 0 < hop <= window:
         raise AudioFormatError(f"expected 0 < hop <= window, got a window of {window_s} s and a hop of {hop_s} s")
     return window, hop

@@ -51,6 +51,6 @@ def _from_json(path: Path) -> list[str]:
     document = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(document, dict) and "data" in document:
         return [str(row.get(key, "")) for row in document["data"] for key in ("title", "description", "caption")]
-    if isinstance(document, list) and document and "name" in document[0]:
+    if isinstance(document, list) and document and isinstance(document[0], dict) and "name" in document[0]:
         return [str(row.get(key, "")) for row in document for key in ("name", "description")]
     raise ManifestError(f"{path}: expected WavCaps' or the AudioSet ontology's layout, got other JSON")

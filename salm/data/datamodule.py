@@ -7,11 +7,11 @@ import lightning
 from torch.utils.data import DataLoader
 
 from salm.audio.io import SAMPLE_RATE_HZ
-from salm.progress import progress_on_stderr
 from salm.config import FeatureConfig
 from salm.data.dataset import EpochSampler, Example, SceneDataset, SceneMix, collate
 from salm.data.sounds import SoundBank, Teacher, read_teacher
 from salm.manifest import DrySound, read_dry_sounds, split_by_group
+from salm.progress import progress_on_stderr
 from salm.scenes.srir_bank import SrirBank
 
 

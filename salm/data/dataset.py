@@ -99,9 +99,7 @@ class SceneDataset(Dataset[Example]):
             for sound in bank.sounds
         ]
         counts = np.bincount(bank.label_ids)
-        self.weights = {
-            mix: _cumulative(counts[bank.label_ids] ** (mix.balance - 1.0)) for mix in set(self.mixes)
-        }
+        self.weights = {mix: _cumulative(counts[bank.label_ids] ** (mix.balance - 1.0)) for mix in set(self.mixes)}
 
     def __getitem__(self, index: int) -> Example:
         generator = np.random.default_rng((self.seed, index))

@@ -104,7 +104,9 @@ def read_teacher(path: str | Path, sounds: Sequence[DrySound]) -> Teacher:
     for sound in sounds:
         name = "/".join(Path(sound.path).parts[-2:])
         if name not in rows:
-            raise ManifestError(f"{path}: nothing about {name}; the teacher must have heard every sound of the manifest")
+            raise ManifestError(
+                f"{path}: nothing about {name}; the teacher must have heard every sound of the manifest"
+            )
         wanted.append(rows[name])
     embeddings = (embeddings - embeddings.mean(axis=0)) / (embeddings.std(axis=0) + 1e-6)
     return Teacher(embeddings[wanted], 1.0 / (1.0 + np.exp(-logits[wanted])))

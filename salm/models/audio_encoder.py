@@ -109,7 +109,7 @@ class AudioEncoder(nn.Module):
     def pool_spans(
         self, features: Float[Tensor, "batch maps frames mels"], spans: Sequence[tuple[int, int]]
     ) -> tuple[Float[Tensor, "batch spans width"], Float[Tensor, "batch spans width"]]:
-        """As `pool`, for several spans of the clip, each (first, end) in 0.32 s tokens; for training on joined clips."""
+        """As `pool`, for several spans (first, end) of the clip in 0.32 s tokens: for training on joined clips."""
         branches = [time_tokens(tokens) for tokens in self(features)]
         semantic, spatial = (
             torch.stack([tokens[:, first:end].mean(dim=1) for first, end in spans], dim=1) for tokens in branches

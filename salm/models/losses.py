@@ -62,7 +62,7 @@ def same_meaning(
     text_labels: Int[Tensor, "text"],
     text_sectors: Int[Tensor, "text"],
 ) -> Bool[Tensor, "audio text"]:
-    """Which sentences describe which sounds: label and sector agree, where the sentence names them (`ANY`: does not)."""
+    """Which sentences describe which sounds: label and sector agree, unless the sentence leaves one open (`ANY`)."""
     label_fits = (labels[:, None] == text_labels[None]) | (text_labels[None] == ANY)
     sector_fits = (sectors[:, None] == text_sectors[None]) | (text_sectors[None] == ANY)
     return label_fits & sector_fits

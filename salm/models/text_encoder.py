@@ -47,6 +47,8 @@ class TextEncoder(nn.Module):
         self.max_tokens = max_tokens
         self.out_width = width
 
-    def forward(self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch width"]:
+    def forward(
+        self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch width"]:
         """Pooled sentence vectors; `mask` is 1 at tokens and 0 at padding."""
         return self.roberta(input_ids=ids, attention_mask=mask).pooler_output

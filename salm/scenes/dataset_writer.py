@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 
+from salm.audio.io import read_mono
 from salm.errors import AudioFormatError, ManifestError, SceneError
 from salm.manifest import DrySound, Scene, SceneRoom, SceneSource, read_scenes, scene_to_json, write_scenes
 from salm.scenes.rooms import RECEIVER_CHOICES, sample_positions, sample_room
@@ -248,18 +248,9 @@ def _finished(manifest: Path) -> dict[int, Scene]:
 @lru_cache(maxsize=4)
 def _read_dry(path: Path, sample_rate: int) -> NDArray[np.float32]:
     """A dry sound as mono float32 (samples,) at `sample_rate`; several channels are averaged."""
-    _require_file(path)
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioFormatError(
-            f"{path}: cannot be read as audio ({error}); convert it to wav, flac, ogg or mp3"
-        ) from error
-    mono = samples.mean(axis=1)
-    if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate)
-    if not len(mono) or not np.all(np.isfinite(mono)) or not mono.any():
-        raise AudioFormatError(f"{path}: expected a sound, got one that is empty, silent or not finite; remove its row")
+    mono = read_mono(path, sample_rate)
+    if not mono.any():
+        raise AudioFormatError(f"{path}: expected a sound, got digital silence; remove its row from the manifest")
     mono.setflags(write=False)
     return mono
 

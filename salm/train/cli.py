@@ -59,7 +59,9 @@ def train_text(arguments: list[str]) -> None:
     from salm.train.text import SentenceBatches, TextTraining, embed_with_teacher, train_text_tower
     from salm.weights.checkpoint import save_checkpoint
 
-    parser = argparse.ArgumentParser(prog="salm train text", description="Distil a sentence encoder into the text tower.")
+    parser = argparse.ArgumentParser(
+        prog="salm train text", description="Distil a sentence encoder into the text tower."
+    )
     parser.add_argument("--config", required=True, type=Path, help="YAML, see configs/salm-small-text.yaml")
     settings = _read_yaml(parser.parse_args(arguments).config)
     config = named_config(settings["size"])
@@ -74,7 +76,11 @@ def train_text(arguments: list[str]) -> None:
     batches = SentenceBatches(captions, meanings, config.embedding_width, training)
     with progress_on_stderr("text tower") as progress:
         losses = train_text_tower(
-            model, tokenizer, batches, training, progress=lambda step, _: progress and progress(step, training.num_steps)
+            model,
+            tokenizer,
+            batches,
+            training,
+            progress=lambda step, _: progress and progress(step, training.num_steps),
         )
     save_checkpoint(settings["export_to"], model, config, tokenizer)
     sys.stdout.write(f"{settings['export_to']}: text tower, last loss {float(losses[-50:].mean()):.4f}\n")

@@ -25,8 +25,12 @@ from salm.models.salm import AudioParts
 from salm.train.schedule import warmup_cosine
 from salm.weights.checkpoint import load_checkpoint, save_checkpoint
 
+PAPER_LOSS = LossWeights()
 MAX_SCALE = 100.0
 """Upper bound of the inverse temperature, as in CLIP."""
+RARE_TAG_LOGIT = -5.0
+"""Where the tags' logits start: a class is present in less than one sound of a hundred."""
+CONTRASTIVE_TERMS = ("semantic", "joint", "prompts")
 
 
 class SalmTraining(lightning.LightningModule):
@@ -40,7 +44,11 @@ class SalmTraining(lightning.LightningModule):
         targets: what items of the same meaning in a batch are, see `salm.models.losses`.
         learning_rate: peak rate of the audio side; the text side gets `text_rate_factor` of it.
         weight_decay: AdamW's, on matrices only.
-        warmup_steps: of linear warm-up, before the cosine decay over the rest of the training.
+        warmup_steps: of linear warm-up.
+        contrastive_steps: first step at which the contrastive terms count, and the step at which they count in full.
+            From the start they would only teach the towers to agree on one point: with fresh audio weights their
+            gradients drown the teacher's and the direction's.
+        schedule_steps: steps after which the cosine decay has reached zero; None: the whole training.
         teacher_width, num_tags: sizes of the audio teacher's outputs.
         compile_audio: run the audio encoder through torch.compile (minutes to start, then faster).
     """
@@ -51,12 +59,14 @@ class SalmTraining(lightning.LightningModule):
         size: str = "salm-small",
         start: str,
         export_to: str,
-        loss: LossWeights = LossWeights(),
+        loss: LossWeights = PAPER_LOSS,
         targets: Targets = "multi_positive",
         learning_rate: float = 1e-3,
         text_rate_factor: float = 0.1,
         weight_decay: float = 0.05,
         warmup_steps: int = 100,
+        contrastive_steps: tuple[int, int] = (0, 1),
+        schedule_steps: int | None = None,
         teacher_width: int = 384,
         num_tags: int = 527,
         compile_audio: bool = False,
@@ -72,9 +82,11 @@ class SalmTraining(lightning.LightningModule):
         self.model.text_projection.load_state_dict(checkpoint.model.text_projection.state_dict())
         self.teacher_head = nn.Linear(self.model.audio_encoder.out_width, teacher_width)
         self.tag_head = nn.Linear(self.model.audio_encoder.out_width, num_tags)
+        nn.init.constant_(self.tag_head.bias, RARE_TAG_LOGIT)
+        self.contrastive_steps = contrastive_steps
         self.export_to, self.loss, self.targets = Path(export_to), loss, targets
         self.learning_rate, self.text_rate_factor = learning_rate, text_rate_factor
-        self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
+        self.weight_decay, self.warmup_steps, self.schedule_steps = weight_decay, warmup_steps, schedule_steps
         encoder = self.model.audio_encoder
         self._pool_spans = torch.compile(encoder.pool_spans) if compile_audio else encoder.pool_spans
         self._validation: list[dict[str, Tensor]] = []
@@ -96,10 +108,15 @@ class SalmTraining(lightning.LightningModule):
         if self.loss.tags:
             logits = self.tag_head(pooled_semantic).float()
             terms["tags"] = functional.binary_cross_entropy_with_logits(logits, batch.tags.flatten(0, 1))
-        total = sum(getattr(self.loss, name) * value for name, value in terms.items())
+        total = sum(self._weight(name) * value for name, value in terms.items())
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
+
+    def _weight(self, term: str) -> float:
+        first, full = self.contrastive_steps
+        ramp = min(1.0, max(0.0, (self.global_step - first) / (full - first))) if term in CONTRASTIVE_TERMS else 1.0
+        return ramp * getattr(self.loss, term)
 
     def _contrastive_terms(self, parts: AudioParts, batch: Example) -> dict[str, Tensor]:
         scale = self.model.log_temperature.exp().clamp(max=MAX_SCALE)
@@ -161,7 +178,7 @@ class SalmTraining(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
         )
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.schedule_steps or int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, warmup_steps=self.warmup_steps, total_steps=total)
         )

@@ -60,7 +60,11 @@ def direction_code(sector: Sector) -> NDArray[np.float32]:
 
 @torch.inference_mode()
 def embed_with_teacher(
-    sentences: Sequence[str], model_folder: str | Path, *, cache: Path, progress: Callable[[int, int], None] | None = None
+    sentences: Sequence[str],
+    model_folder: str | Path,
+    *,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Mean-pooled, L2-normalised sentence embeddings of a Hugging Face encoder, (sentences, width).
 
@@ -77,7 +81,9 @@ def embed_with_teacher(
     embeddings = np.zeros((len(sentences), teacher.config.hidden_size), dtype=np.float32)
     done = 0
     for rows in _by_length(sentences, 128):
-        batch = tokenizer([sentences[row] for row in rows], padding=True, truncation=True, max_length=64, return_tensors="pt")
+        batch = tokenizer(
+            [sentences[row] for row in rows], padding=True, truncation=True, max_length=64, return_tensors="pt"
+        )
         with torch.autocast("cpu", torch.bfloat16):
             hidden = teacher(**batch).last_hidden_state.float()
         mask = batch["attention_mask"][..., None]

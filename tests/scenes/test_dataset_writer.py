@@ -133,10 +133,10 @@ def test_foreign_folder_is_refused(sounds, tmp_path):
     ("write", "message"),
     [
         (lambda path: None, "no such dry sound"),
-        (lambda path: path.write_text("no audio"), "cannot be read as audio"),
-        (lambda path: soundfile.write(path, np.zeros(1000), RATE), "silent"),
-        (lambda path: soundfile.write(path, np.full(1000, np.nan), RATE, subtype="FLOAT"), "not finite"),
-        (lambda path: soundfile.write(path, np.zeros(0), RATE), "empty"),
+        (lambda path: path.write_text("no audio"), "not a readable audio file"),
+        (lambda path: soundfile.write(path, np.zeros(1000), RATE), "digital silence"),
+        (lambda path: soundfile.write(path, np.full(1000, np.nan), RATE, subtype="FLOAT"), "NaN or infinite"),
+        (lambda path: soundfile.write(path, np.zeros(0), RATE), "no samples"),
     ],
 )
 def test_bad_dry_sounds_are_named(tmp_path, write, message):

@@ -1,0 +1,5 @@
+"""`python -m salm` is `salm`."""
+
+from salm.cli.app import main
+
+main()

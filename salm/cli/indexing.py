@@ -1,0 +1,266 @@
+"""A folder of recordings -> an index that is up to date with it: the library function behind `salm index`.
+
+A recording is encoded again only if its content, the way it is cut and read, or what its scene manifest says about it
+has changed; `content_hash` in the index holds all of that. Commits are far enough apart to cost little and near enough
+to lose little; an interruption, or an error in the midst of it, commits what is done.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from salm_index import Index
+
+import salm
+from salm.embedder import Embedder
+from salm.errors import AudioFormatError, ManifestError
+from salm.manifest import Scene, read_scenes
+from salm.progress import Progress
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+MANIFEST_NAME = "scenes.jsonl"
+COMMIT_S = 30.0
+COMMIT_SHARE = 0.05
+"""A commit rewrites the index, so a big one is committed less often: at most this share of the time goes into it."""
+
+
+@dataclass
+class IndexReport:
+    """What `update_index` did; recordings by their path in the index."""
+
+    index: Path
+    model: str
+    num_windows: int = 0
+    num_recordings: int = 0
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; of the unchanged recordings only their number."""
+        failed = [{"path": path, "error": message} for path, message in self.failed.items()]
+        return asdict(self) | {"index": str(self.index), "unchanged": len(self.unchanged), "failed": failed}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How recordings are read and cut."""
+
+    convention: str = "ambix"
+    window_s: float = 10.0
+    hop_s: float = 5.0
+    batch_size: int = 8
+
+    def content_hash(self, path: Path, metadata: dict[str, Any]) -> str:
+        """What determines the rows of a recording, its model aside."""
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        described = f"sha256:{content} {self.convention} {self.window_s:g}/{self.hop_s:g} s"
+        if metadata:
+            text = json.dumps(metadata, sort_keys=True)
+            described += f" metadata:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return described
+
+
+def update_index(
+    source: Path,
+    index_path: Path,
+    *,
+    model: str = "salm-small",
+    convention: str = "ambix",
+    window_s: float = 10.0,
+    hop_s: float = 5.0,
+    batch_size: int = 8,
+    prune: bool = False,
+    progress: Progress | None = None,
+) -> IndexReport:
+    """Bring an index up to date with a folder of recordings, or with one file.
+
+    Recordings of other folders in the same index stay as they are. One that cannot be read is reported, and what the
+    index holds of it stays.
+
+    Args:
+        source: searched with all folders under it, hidden ones aside; a `scenes.jsonl` in it gives the rows label and
+            true direction (`label`, `true_azimuth_deg`, `true_elevation_deg`).
+        index_path: made if it does not exist.
+        model: what `salm.load` takes.
+        prune: remove recordings under `source` that are gone.
+        progress: called with the number of recordings looked at and of all.
+
+    Raises:
+        AudioFormatError: there is nothing to index.
+        SalmError: the model cannot be loaded.
+        SalmIndexError: the index cannot be read or written, or was made with another model.
+    """
+    source = source.resolve()
+    files = list(find_recordings(source))
+    existing = _open_existing(index_path)
+    known = {} if existing is None else {p: h for p, h in existing.paths().items() if _is_under(p, source)}
+    if not files and not known:
+        raise AudioFormatError(f"{source}: no {', '.join(s[1:] for s in SUFFIXES)} files in it; expected recordings")
+    embedder = salm.load(model)
+    with _open(index_path, embedder) as index:
+        report = IndexReport(index_path, index.model)
+        encoding = Encoding(convention, window_s, hop_s, batch_size)
+        _Update(index, embedder, encoding, known, _scenes(source), report).run(files, progress)
+        found = {str(file) for file in files}
+        gone = [path for path in known if path not in found]
+        if prune:
+            index.remove(gone)
+            report.removed = gone
+        else:
+            report.vanished = gone
+        report.num_windows, report.num_recordings = len(index), len(index.paths())
+    return report
+
+
+def find_recordings(source: Path) -> Iterator[Path]:
+    """Audio files under a folder in the order of their paths, hidden files and folders left out; or the file itself.
+
+    Raises:
+        AudioFormatError: there is no such folder, or it cannot be listed.
+    """
+    if source.is_file():
+        yield source
+        return
+    if not source.is_dir():
+        raise AudioFormatError(f"{source}: no such folder; expected a folder of recordings")
+
+    def refuse(error: OSError) -> None:
+        raise AudioFormatError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+
+    for folder, subfolders, names in os.walk(source, onerror=refuse):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(folder, name)
+
+
+class _Update:
+    """The recordings that are encoded but not yet committed, and what goes into the report."""
+
+    def __init__(
+        self,
+        index: Index,
+        embedder: Embedder,
+        encoding: Encoding,
+        known: dict[str, str | None],
+        scenes: dict[str, dict[str, Any]],
+        report: IndexReport,
+    ) -> None:
+        self.index, self.embedder, self.encoding = index, embedder, encoding
+        self.known, self.scenes, self.report = known, scenes, report
+        self.vectors: list[np.ndarray] = []
+        self.rows: list[dict[str, Any]] = []
+        self.pending: list[str] = []
+        self.next_commit_s = time.monotonic() + COMMIT_S
+
+    def run(self, files: list[Path], progress: Progress | None) -> None:
+        try:
+            for number, file in enumerate(files, start=1):
+                try:
+                    self.visit(file)
+                except (AudioFormatError, OSError) as error:
+                    self.report.failed[str(file)] = str(error)
+                if time.monotonic() >= self.next_commit_s:
+                    self.commit()
+                if progress is not None:
+                    progress(number, len(files))
+        finally:
+            self.commit()
+
+    def visit(self, file: Path) -> None:
+        """Encode a recording unless the index has it as it is."""
+        path = str(file)
+        if not _is_unicode(path):
+            raise AudioFormatError(f"{path!r}: the name is not valid Unicode; rename the file")
+        metadata = self.scenes.get(path, {})
+        content_hash = self.encoding.content_hash(file, metadata)
+        if self.known.get(path) == content_hash:
+            self.report.unchanged.append(path)
+            return
+        windows = self.embedder.encode_windows(
+            file,
+            window_s=self.encoding.window_s,
+            hop_s=self.encoding.hop_s,
+            convention=self.encoding.convention,
+            batch_size=self.encoding.batch_size,
+        )
+        for window in windows:
+            self.vectors.append(window.joint)
+            self.rows.append(
+                metadata
+                | {
+                    "path": path,
+                    "start_s": float(window.start_s),
+                    "end_s": float(window.end_s),
+                    "azimuth_deg": float(window.azimuth_deg),
+                    "elevation_deg": float(window.elevation_deg),
+                    "content_hash": content_hash,
+                }
+            )
+        self.pending.append(path)
+        (self.report.changed if path in self.known else self.report.added).append(path)
+
+    def commit(self) -> None:
+        """Make everything encoded so far durable."""
+        started_s = time.monotonic()
+        if self.pending:
+            self.index.replace(self.pending, np.stack(self.vectors), self.rows)
+            self.vectors, self.rows, self.pending = [], [], []
+        finished_s = time.monotonic()
+        self.next_commit_s = finished_s + max(COMMIT_S, (finished_s - started_s) / COMMIT_SHARE)
+
+
+def _open_existing(index_path: Path) -> Index | None:
+    """The index at a path, or None where a new one can be made."""
+    if not index_path.exists() or (index_path.is_dir() and not any(index_path.iterdir())):
+        return None
+    return Index.open(index_path)
+
+
+def _open(index_path: Path, embedder: Embedder) -> Index:
+    if _open_existing(index_path) is None:
+        return Index.create(index_path, embedder.embedding_width, model=embedder.model_id)
+    return Index.open(index_path, model=embedder.model_id)
+
+
+def _is_under(path: str, source: Path) -> bool:
+    return path == str(source) or path.startswith(str(source).rstrip(os.sep) + os.sep)
+
+
+def _is_unicode(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _scenes(source: Path) -> dict[str, dict[str, Any]]:
+    """Metadata of each recording that a scene manifest in the folder describes."""
+    manifest = source / MANIFEST_NAME
+    if not manifest.is_file():
+        return {}
+    try:
+        return {str(scene.path): _metadata(scene) for scene in read_scenes(manifest)}
+    except ManifestError as error:
+        raise ManifestError(f"{error}; mend or rename {MANIFEST_NAME}") from error
+
+
+def _metadata(scene: Scene) -> dict[str, Any]:
+    first = scene.sources[0]
+    return {
+        "label": " + ".join(source.label for source in scene.sources),
+        "true_azimuth_deg": first.azimuth_deg,
+        "true_elevation_deg": first.elevation_deg,
+    }

@@ -1,0 +1,77 @@
+"""`salm retrieve`, also installed as `salm-retrieve`: a sentence -> a ranked list of windows."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from salm.cli import console
+from salm.cli.locate import find_index
+
+if TYPE_CHECKING:
+    from salm_index import Hit
+
+EXAMPLE = '"dog barking from the northwest" --index salm.index -k 10'
+
+
+def retrieve(
+    query: Annotated[str, typer.Argument(help="A sentence, in quotes.", show_default=False)],
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", help="Index folder [default: $SALM_INDEX, else ./salm.index, else the demo's]."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--top", min=1, help="How many hits.")] = 10,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", envvar="SALM_MODEL", help="Model or checkpoint folder [default: the index's]."),
+    ] = None,
+    as_json: console.AsJson = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Find recordings by a sentence. Every hit is a window with its time and direction."""
+    path, origin = find_index(index)
+    console.note(f"index: {path} ({origin})", quiet=quiet or index is not None)
+    from salm.cli.search import hit_to_json, search_index
+
+    hits = search_index(path, query, k, model)
+    if as_json:
+        console.print_json([hit_to_json(hit) for hit in hits])
+    elif hits:
+        print_hits(hits)
+    else:
+        console.note(f"{path}: the index is empty; fill it with: salm index DIR --out {path}", quiet=quiet)
+
+
+def print_hits(hits: "list[Hit]") -> None:
+    """The table of hits on stdout."""
+    rows = [
+        (
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            shown_path(hit.path),
+            f"{hit.start_s:.1f}-{hit.end_s:.1f} s",
+            degrees(hit.azimuth_deg),
+            degrees(hit.elevation_deg),
+        )
+        for hit in hits
+    ]
+    console.print_table(("rank", "score", "path", "time", "azimuth", "elevation"), rows)
+
+
+def degrees(angle_deg: float | None) -> str:
+    """A signed angle in whole degrees; empty where it is not known."""
+    return "" if angle_deg is None else f"{angle_deg:+.0f}°"
+
+
+def shown_path(path: str) -> str:
+    """A path relative to the current folder if it lies there, else as it is."""
+    here = os.getcwd().rstrip(os.sep) + os.sep
+    return path.removeprefix(here)
+
+
+def main() -> None:
+    """The console script `salm-retrieve`."""
+    app = console.new_app()
+    app.command(epilog=console.example(f"salm-retrieve {EXAMPLE}"))(retrieve)
+    console.run(app, "salm-retrieve")

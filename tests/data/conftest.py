@@ -1,0 +1,3 @@
+from tests.dry_fixtures import dry_folder, dry_sounds, rooms
+
+__all__ = ["dry_folder", "dry_sounds", "rooms"]

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+
+from salm.config import FeatureConfig
+from salm.data.dataset import (
+    NUM_TIME_TOKENS,
+    EpochSampler,
+    SceneDataset,
+    SceneMix,
+    collate,
+    excerpt,
+    mask_mels,
+    random_symmetry,
+    token_spans,
+)
+from salm.data.sounds import SoundBank, read_teacher
+from salm.errors import ConfigError
+from salm.geometry import SECTORS, azimuth_elevation, find_sector, foa_rotation, sector_index
+
+
+@pytest.fixture(scope="module")
+def dataset(dry_folder, dry_sounds, rooms, tmp_path_factory):
+    bank = SoundBank.read(dry_sounds, cache=tmp_path_factory.mktemp("cache"))
+    teacher = read_teacher(dry_folder / "teacher.npz", dry_sounds)
+    mixes = (SceneMix(num_sounds=3, snr_db=(30, 40)), SceneMix(num_sounds=1, snr_db=(30, 40), mask_mels=0))
+    return SceneDataset(bank, rooms, teacher, FeatureConfig(), mixes, batch_size=2, seed=0)
+
+
+def test_an_item_depends_on_seed_and_number_alone(dataset):
+    first, other, again = dataset[5], dataset[6], dataset[5]
+    assert torch.equal(first.features, again.features)
+    assert first.spatial_captions == again.spatial_captions
+    assert not torch.equal(first.features, other.features)
+
+
+def test_mixes_take_turns_by_batch(dataset):
+    assert [len(dataset[item].captions) for item in range(6)] == [3, 3, 1, 1, 3, 3]
+
+
+def test_shapes_and_agreement_of_an_item(dataset):
+    item = dataset[0]
+    assert item.features.shape == (7, 1001, 64)
+    assert torch.isfinite(item.features).all()
+    torch.testing.assert_close(item.doa.norm(dim=-1), torch.ones(3))
+    azimuth, _ = azimuth_elevation(item.doa.numpy())
+    np.testing.assert_array_equal(item.sectors, sector_index(azimuth))
+    for caption, sector in zip(item.spatial_captions, item.sectors, strict=True):
+        assert find_sector(caption) == SECTORS[sector]
+    rows = [dataset.bank.labels.index(f"noise {label}") for label in range(6)]
+    for label, teacher in zip(item.labels, item.teacher, strict=True):
+        assert int(label) in rows
+        assert any(torch.equal(teacher, torch.from_numpy(known)) for known in dataset.teacher.embeddings)
+
+
+def test_each_span_points_to_its_own_source(dataset):
+    """The intensity within a span, energy-weighted, lies within 35 degrees of the label (small reverberant rooms)."""
+    errors = []
+    for number in range(0, 40, 4):
+        item = dataset[number]
+        power = 10 ** (item.features[0] / 10)
+        for (first, end), doa in zip(item.spans.tolist(), item.doa, strict=True):
+            frames = slice(32 * first + 8, 32 * end - 8)
+            flow = (item.features[4:, frames] * power[frames]).sum(dim=(1, 2))  # Y, Z, X
+            estimate = torch.stack([flow[2], flow[0], flow[1]])
+            cosine = torch.nn.functional.cosine_similarity(estimate, doa, dim=0)
+            errors.append(float(torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))))
+    assert len(errors) == 30
+    assert np.median(errors) < 15
+    assert np.mean(np.array(errors) < 35) > 0.8
+
+
+def test_epochs_continue_the_items():
+    sampler = EpochSampler(4)
+    assert list(sampler) == [0, 1, 2, 3]
+    sampler.set_epoch(2)
+    assert list(sampler) == [8, 9, 10, 11]
+    assert len(sampler) == 4
+
+
+def test_collate_stacks_and_flattens(dataset):
+    batch = collate([dataset[0], dataset[1]])
+    assert batch.features.shape == (2, 7, 1001, 64)
+    assert batch.doa.shape == (2, 3, 3)
+    assert batch.captions == dataset[0].captions + dataset[1].captions
+    assert batch.spans.tolist() == dataset[1].spans.tolist()
+
+
+def test_an_excerpt_of_a_long_sound_is_a_piece_of_it():
+    dry = np.arange(1000, dtype=np.float32)
+    piece = excerpt(dry, 100, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.diff(piece), 1.0)
+
+
+def test_an_excerpt_avoids_silence():
+    dry = np.zeros(10_000, np.float32)
+    dry[8_000:] = 1.0
+    loud = [excerpt(dry, 1_000, np.random.default_rng(seed)).any() for seed in range(200)]
+    assert np.mean(loud) > 1 - 0.78**3 - 0.12  # a single draw hears something in 22 % of all cases
+
+
+def test_a_short_sound_is_repeated_whole():
+    dry = np.full(10, 0.5, np.float32)
+    repeated = excerpt(dry, 95, np.random.default_rng(3))
+    assert len(repeated) == 95
+    assert 10 <= np.count_nonzero(repeated) <= 95
+
+
+def test_symmetries_are_orthogonal_and_keep_the_vertical_axis():
+    for seed in range(20):
+        turn = random_symmetry(np.random.default_rng(seed))
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+        np.testing.assert_allclose(np.abs(turn[2]), [0, 0, 1], atol=1e-12)
+        np.testing.assert_allclose(foa_rotation(turn)[0], [1, 0, 0, 0])
+
+
+def test_spans_leave_joints_out():
+    assert token_spans(np.array([0, 80_000, 160_000, 240_000]), 240) == [(0, 10), (11, 20), (21, NUM_TIME_TOKENS)]
+    assert token_spans(np.array([0, 240_000]), 240) == [(0, NUM_TIME_TOKENS)]
+
+
+def test_masking_flattens_one_band_and_keeps_the_input():
+    features = torch.randn(7, 100, 64)
+    before = features.clone()
+    masked = mask_mels(features, 8, np.random.default_rng(1))
+    assert torch.equal(features, before)
+    flat = (masked.std(dim=1) < 1e-6).all(dim=0)
+    assert 1 <= int(flat.sum()) <= 8
+    assert torch.equal(masked[..., ~flat], features[..., ~flat])
+    assert mask_mels(features, 0, np.random.default_rng(1)) is features
+
+
+def test_no_sounds_in_a_clip_is_refused():
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        SceneMix(num_sounds=0)
