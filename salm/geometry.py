@@ -85,7 +85,9 @@ def azimuth_elevation(vector: ArrayLike) -> tuple[NDArray[np.float64], NDArray[n
 
 def wrap_angle(angle_rad: ArrayLike) -> NDArray[np.float64]:
     """The same angle in (-pi, pi]."""
-    return -(np.mod(-np.asarray(angle_rad, float) + math.pi, 2 * math.pi) - math.pi)
+    wrapped = math.pi - np.mod(math.pi - np.asarray(angle_rad, float), 2 * math.pi)
+    # np.mod rounds up to 2 pi itself for an angle a rounding error beyond pi.
+    return np.where(wrapped <= -math.pi, math.pi, wrapped)
 
 
 def foa_gains(azimuth_rad: ArrayLike, elevation_rad: ArrayLike) -> NDArray[np.float64]:
@@ -153,21 +155,24 @@ def border_distance(azimuth_rad: ArrayLike) -> NDArray[np.float64]:
 
 
 _FRONT, _BACK = r"(?:front|ahead|forward)", r"(?:back|behind|rear)"
-_JOIN = r"(?:[\s-]+|\s*,?\s*and\s+|\s+(?:and\s+)?(?:to|on|off\s+to)\s+)(?:(?:to\s+)?(?:the|your|my)\s+)?"
+_ENDING = r"(?:ern|erly|wards?)?"
+# What may stand between "front" and "left" where both are one direction: "in front of me and slightly to the left".
+_FILLER = r"me|you|us|my|your|our|the|a|bit|little|slightly|and|but|of|to|on|off|in|at|from|over|side|hand"
+_JOIN = rf"(?:[\s,-]+(?:{_FILLER})\b)*[\s,-]+"
 _WORDS: tuple[tuple[str, int], ...] = (
     # Compounds first: "north west" must not be read as "north", nor "front left" as "left".
     (r"north[\s-]*west(?:ern|erly)?|\bnw\b", 1),
     (r"south[\s-]*west(?:ern|erly)?|\bsw\b", 3),
     (r"south[\s-]*east(?:ern|erly)?|\bse\b", 5),
     (r"north[\s-]*east(?:ern|erly)?|\bne\b", 7),
-    (rf"\b{_FRONT}{_JOIN}left|\bleft{_JOIN}{_FRONT}", 1),
-    (rf"\b{_BACK}(?:\s+(?:me|you|us))?{_JOIN}left|\bleft{_JOIN}{_BACK}", 3),
-    (rf"\b{_BACK}(?:\s+(?:me|you|us))?{_JOIN}right|\bright{_JOIN}{_BACK}", 5),
-    (rf"\b{_FRONT}{_JOIN}right|\bright{_JOIN}{_FRONT}", 7),
-    (r"\bnorth(?:ern|erly)?\b", 0),
-    (r"\bwest(?:ern|erly)?\b", 2),
-    (r"\bsouth(?:ern|erly)?\b", 4),
-    (r"\beast(?:ern|erly)?\b", 6),
+    (rf"\b{_FRONT}{_JOIN}left\b|\bleft{_JOIN}{_FRONT}\b", 1),
+    (rf"\b{_BACK}{_JOIN}left\b|\bleft{_JOIN}{_BACK}\b", 3),
+    (rf"\b{_BACK}{_JOIN}right\b|\bright{_JOIN}{_BACK}\b", 5),
+    (rf"\b{_FRONT}{_JOIN}right\b|\bright{_JOIN}{_FRONT}\b", 7),
+    (rf"\bnorth{_ENDING}\b", 0),
+    (rf"\bwest{_ENDING}\b", 2),
+    (rf"\bsouth{_ENDING}\b", 4),
+    (rf"\beast{_ENDING}\b", 6),
     (r"\bleft(?:[\s-]+hand)?\b", 2),
     (r"\bright(?:[\s-]+hand)?\b", 6),
     (rf"\b(?:in\s+front|straight\s+ahead|{_FRONT})\b", 0),

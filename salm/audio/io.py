@@ -5,7 +5,6 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +179,8 @@ def validate_array(
         array: (4, samples) or (batch, 4, samples); (samples,), (1, samples) or (batch, 1, samples) where mono is
             allowed.
         sample_rate: of the array in Hz; arrays do not know it themselves.
+        convention: as for `read_audio`.
+        allow_mono: accept single-channel recordings.
 
     Raises:
         AudioFormatError: the rate is missing, or the shape, the type or a value is wrong.
@@ -206,8 +207,8 @@ def validate_array(
     if not finite.all():
         clip, channel, first = np.argwhere(~finite)[0]
         raise AudioFormatError(
-            f"array input: NaN or infinite sample at {first / sample_rate:.3f} s (recording {clip}, channel {channel}); "
-            "replace it before encoding"
+            f"array input: NaN or infinite sample at {first / sample_rate:.3f} s "
+            f"(recording {clip}, channel {channel}); replace it before encoding"
         )
     if samples.shape[1] == FOA_CHANNELS and convention == "fuma":
         samples = fuma_to_ambix(samples).astype(np.float32)
@@ -236,7 +237,7 @@ def write_foa(
     except OSError as error:
         raise AudioFormatError(f"{path}: cannot be written ({error.strerror}); check the folder") from error
     try:
-        soundfile.write(temporary, foa.T, round(sample_rate), subtype=subtype)
+        soundfile.write(temporary, foa.T, sample_rate, subtype=subtype)
         os.replace(temporary, path)
     except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
         raise AudioFormatError(f"{path}: cannot be written as {path.suffix} {subtype} ({error})") from error
@@ -294,9 +295,9 @@ def _as_float_array(array: Any) -> NDArray[np.float32]:
         return samples.astype(np.float32)
 
 
-def _check_rate(where: str, sample_rate: int) -> None:
+def _check_rate(where: str, sample_rate: Any) -> None:
     # soxr never returns from a rate that is not finite.
-    if not isinstance(sample_rate, Real) or not MIN_SAMPLE_RATE_HZ <= sample_rate < math.inf:
+    if not isinstance(sample_rate, (int, float, np.number)) or not MIN_SAMPLE_RATE_HZ <= sample_rate < math.inf:
         raise AudioFormatError(f"{where}: sample rate {sample_rate!r} Hz; expected at least {MIN_SAMPLE_RATE_HZ} Hz")
 
 

@@ -25,7 +25,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog=console.example('salm demo'))
+@app.callback(epilog=console.example("salm demo"))
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -39,7 +39,7 @@ app.command(epilog=console.example(f"salm retrieve {RETRIEVE_EXAMPLE}"))(retriev
 app.command(epilog=console.example("salm direction recordings/scene.flac"))(direction)
 app.command(epilog=console.example("salm doctor recordings/scene.flac"))(doctor)
 app.command(epilog=console.example("salm simulate sounds/manifest.csv --out scenes --seed 0 --positions 3"))(simulate)
-app.command(epilog=console.example('salm demo --query "church bell from the east"'))(demo)
+app.command(epilog=console.example('salm demo --query "siren from behind"'))(demo)
 
 
 @app.command(context_settings=FORWARDING, epilog=console.example("salm train fit --config configs/salm-small.yaml"))

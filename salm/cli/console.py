@@ -94,6 +94,11 @@ def note(message: str, *, quiet: bool = False) -> None:
         typer.echo(message, err=True)
 
 
+def print_error(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    typer.echo("error: " + " ".join(message.split()), err=True)
+
+
 def print_json(value: Any) -> None:
     """A value on stdout as JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -124,7 +129,11 @@ def require_extra(extra: str, purpose: str, *modules: str) -> None:
 
 
 def _looks_like_number(cell: str) -> bool:
-    return cell == "" or cell.strip("°%+-").replace(".", "", 1).replace("-", "").isdecimal()
+    try:
+        float(cell.rstrip("°%") or "0")
+    except ValueError:
+        return False
+    return True
 
 
 def _usage_message(error: Exception, prog_name: str) -> str:
@@ -142,5 +151,5 @@ def _is_mistake(error: Exception) -> bool:
 
 
 def _fail(message: str, code: int) -> int:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+    print_error(message)
     return code

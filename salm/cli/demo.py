@@ -1,5 +1,6 @@
 """`salm demo`: everyday sounds in simulated rooms, indexed and asked for "dog barking from the northwest"."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +47,7 @@ def demo(
         return
     typer.echo(f'"{query}" in {len(scenes)} scenes:\n')
     _print_hits(hits)
-    _print_next(folder, is_default=out is None and sounds is None)
+    _print_next(folder, _another_query(scenes), is_default=out is None and sounds is None)
 
 
 def _write_scenes(folder: Path, sounds: Path | None, quiet: bool) -> "list[Scene]":
@@ -54,7 +55,7 @@ def _write_scenes(folder: Path, sounds: Path | None, quiet: bool) -> "list[Scene
     from salm.cli.demo_scenes import everyday_sounds, recorded_sounds, write_demo_scenes
     from salm.cli.indexing import find_recordings
 
-    chosen = everyday_sounds() if sounds is None else recorded_sounds(list(find_recordings(sounds)), sounds)
+    chosen = everyday_sounds() if sounds is None else recorded_sounds(find_recordings(sounds), sounds)
     with progress_on_stderr("rooms", quiet=quiet) as progress:
         return write_demo_scenes(folder, chosen, progress)
 
@@ -101,19 +102,27 @@ def _direction(azimuth_deg: float | None, elevation_deg: float | None) -> str:
     """Such as "northwest   +45°  -3°" (azimuth, elevation)."""
     if azimuth_deg is None:
         return ""
-    import math
+    return f"{_compass(azimuth_deg):9} {degrees(azimuth_deg):>5} {degrees(elevation_deg):>4}"
 
+
+def _compass(azimuth_deg: float) -> str:
     from salm.geometry import sector_of
 
-    return f"{sector_of(math.radians(azimuth_deg)).compass:9} {degrees(azimuth_deg):>5} {degrees(elevation_deg):>4}"
+    return sector_of(math.radians(azimuth_deg)).compass
 
 
-def _print_next(folder: Path, *, is_default: bool) -> None:
+def _another_query(scenes: "list[Scene]") -> str:
+    """A query that a scene of the second half answers."""
+    source = scenes[3 * len(scenes) // 4].sources[0]
+    return f"{source.label} from the {_compass(source.azimuth_deg)}"
+
+
+def _print_next(folder: Path, another_query: str, *, is_default: bool) -> None:
     typer.echo(
         f"\nScenes: {folder / 'foa'} (FOA flac; W, Y, Z, X)\nTruth:  {folder / 'scenes.jsonl'}\n"
         f"Index:  {folder / 'demo.index'}\n\nNext:"
     )
     option = "" if is_default else f" --index {folder / 'demo.index'}"
-    typer.echo(f'  salm-retrieve "church bell from behind"{option}')
+    typer.echo(f'  salm-retrieve "{another_query}"{option}')
     typer.echo("  salm index DIR --out salm.index      your own FOA recordings")
     typer.echo("  salm demo --sounds DIR               your own sounds, in simulated rooms")

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,12 @@ MAX_RECORDINGS = 100
 
 @dataclass(frozen=True)
 class DemoSound:
-    """A dry sound of the demo, not yet read: its label, its caption, which take of the label it is, and how to get it."""
+    """A dry sound of the demo, not yet read.
+
+    Args:
+        take: its number among the sounds of one label.
+        identity: what it is, to the bit.
+    """
 
     label: str
     caption: str
@@ -51,9 +57,7 @@ def everyday_sounds(takes: int = TAKES) -> list[DemoSound]:
     """All everyday kinds, `takes` times each; the dog first, so that the first scene is a dog in the northwest."""
     kinds = sorted(EVERYDAY_KINDS, key=lambda kind: ("dog" not in kind, kind))
     return [
-        DemoSound(
-            kind, EVERYDAY_CAPTIONS[kind][0], take, f"{kind}/{take}", lambda kind=kind, take=take: _made(kind, take)
-        )
+        DemoSound(kind, EVERYDAY_CAPTIONS[kind][0], take, f"{kind}/{take}", partial(everyday_sound, kind, SEED + take))
         for kind in kinds
         for take in range(takes)
     ]
@@ -75,7 +79,7 @@ def recorded_sounds(files: Sequence[Path], root: Path) -> list[DemoSound]:
         by_label.setdefault(_words(file.stem if file.parent == root else file.parent.name), []).append(file)
     labels = sorted(by_label, key=lambda label: ("dog" not in label, label))
     return [
-        DemoSound(label, label, take, _identity(file), lambda file=file: read_mono(file))
+        DemoSound(label, label, take, _identity(file), partial(read_mono, file))
         for label in labels
         for take, file in enumerate(by_label[label])
     ]
@@ -128,7 +132,7 @@ def _write_scene(path: Path, sound: DemoSound, number: int, sector: int) -> Scen
     write_foa(path, normalise_level(add_sensor_noise(foa, snr_db, generator), generator.uniform(-32.0, -24.0)))
     source = SceneSource(
         label=sound.label,
-        azimuth_deg=round(math.degrees(srir.azimuth_rad), 2),
+        azimuth_deg=max(round(math.degrees(srir.azimuth_rad), 2), -179.99),  # -180 would be out of its range
         elevation_deg=round(math.degrees(srir.elevation_rad), 2),
         distance_m=round(srir.distance_m, 2),
         start_s=0.0,
@@ -184,10 +188,6 @@ def _clear(folder: Path) -> None:
     (folder / "scenes.jsonl").unlink(missing_ok=True)
     for path in (folder / "foa").glob("*.flac"):
         path.unlink()
-
-
-def _made(kind: str, take: int) -> NDArray[np.float32]:
-    return everyday_sound(kind, SEED + take)
 
 
 def _identity(file: Path) -> str:

@@ -52,7 +52,7 @@ def index(
         _print_report(report, quiet)
     if report.failed:
         for path, message in report.failed.items():
-            console.note(f"error: {message if path in message else f'{path}: {message}'}")
+            console.print_error(message if path in message else f"{path}: {message}")
         raise typer.Exit(console.EXIT_FAILURE)
 
 

@@ -7,21 +7,24 @@ to lose little; an interruption, or an error in the midst of it, commits what is
 
 import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from salm_index import Index
 
 import salm
-from salm.embedder import Embedder
-from salm.errors import AudioFormatError, ManifestError
+from salm.errors import AudioFormatError, ConfigError, ManifestError
+from salm.geometry import CONVENTIONS
 from salm.manifest import Scene, read_scenes
 from salm.progress import Progress
+
+if TYPE_CHECKING:
+    from salm.embedder import Embedder
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 MANIFEST_NAME = "scenes.jsonl"
@@ -53,12 +56,24 @@ class IndexReport:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How recordings are read and cut."""
+    """How recordings are read and cut.
+
+    Raises:
+        ConfigError: a value that no recording can be read with.
+    """
 
     convention: str = "ambix"
     window_s: float = 10.0
     hop_s: float = 5.0
     batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.convention not in CONVENTIONS:
+            raise ConfigError(f"unknown convention {self.convention!r}; expected one of {', '.join(CONVENTIONS)}")
+        if not 0 < self.hop_s <= self.window_s < math.inf:
+            raise ConfigError(f"expected 0 < hop <= window in seconds, got hop {self.hop_s} and window {self.window_s}")
+        if self.batch_size < 1:
+            raise ConfigError(f"expected a batch size of at least 1, got {self.batch_size}")
 
     def content_hash(self, path: Path, metadata: dict[str, Any]) -> str:
         """What determines the rows of a recording, its model aside."""
@@ -98,19 +113,19 @@ def update_index(
 
     Raises:
         AudioFormatError: there is nothing to index.
+        ConfigError: a value that no recording can be read with.
         SalmError: the model cannot be loaded.
         SalmIndexError: the index cannot be read or written, or was made with another model.
     """
+    encoding = Encoding(convention, window_s, hop_s, batch_size)
     source = source.resolve()
-    files = list(find_recordings(source))
-    existing = _open_existing(index_path)
-    known = {} if existing is None else {p: h for p, h in existing.paths().items() if _is_under(p, source)}
+    files = find_recordings(source)
+    known = {path: content for path, content in _indexed(index_path).items() if _is_under(path, source)}
     if not files and not known:
         raise AudioFormatError(f"{source}: no {', '.join(s[1:] for s in SUFFIXES)} files in it; expected recordings")
     embedder = salm.load(model)
     with _open(index_path, embedder) as index:
         report = IndexReport(index_path, index.model)
-        encoding = Encoding(convention, window_s, hop_s, batch_size)
         _Update(index, embedder, encoding, known, _scenes(source), report).run(files, progress)
         found = {str(file) for file in files}
         gone = [path for path in known if path not in found]
@@ -123,26 +138,25 @@ def update_index(
     return report
 
 
-def find_recordings(source: Path) -> Iterator[Path]:
-    """Audio files under a folder in the order of their paths, hidden files and folders left out; or the file itself.
+def find_recordings(source: Path) -> list[Path]:
+    """Audio files under a folder, sorted, hidden files and folders left out; or the file itself.
 
     Raises:
         AudioFormatError: there is no such folder, or it cannot be listed.
     """
     if source.is_file():
-        yield source
-        return
+        return [source]
     if not source.is_dir():
         raise AudioFormatError(f"{source}: no such folder; expected a folder of recordings")
 
     def refuse(error: OSError) -> None:
         raise AudioFormatError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
 
+    found = []
     for folder, subfolders, names in os.walk(source, onerror=refuse):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(folder, name)
+        subfolders[:] = (name for name in subfolders if not name.startswith("."))
+        found += [Path(folder, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+    return sorted(found)
 
 
 class _Update:
@@ -151,7 +165,7 @@ class _Update:
     def __init__(
         self,
         index: Index,
-        embedder: Embedder,
+        embedder: "Embedder",
         encoding: Encoding,
         known: dict[str, str | None],
         scenes: dict[str, dict[str, Any]],
@@ -169,8 +183,10 @@ class _Update:
             for number, file in enumerate(files, start=1):
                 try:
                     self.visit(file)
-                except (AudioFormatError, OSError) as error:
+                except AudioFormatError as error:
                     self.report.failed[str(file)] = str(error)
+                except OSError as error:
+                    self.report.failed[str(file)] = f"{file}: cannot be read ({error.strerror}); check the file"
                 if time.monotonic() >= self.next_commit_s:
                     self.commit()
                 if progress is not None:
@@ -183,6 +199,8 @@ class _Update:
         path = str(file)
         if not _is_unicode(path):
             raise AudioFormatError(f"{path!r}: the name is not valid Unicode; rename the file")
+        if file.exists() and not file.is_file():
+            raise AudioFormatError(f"{path}: a folder or a pipe; expected an audio file")
         metadata = self.scenes.get(path, {})
         content_hash = self.encoding.content_hash(file, metadata)
         if self.known.get(path) == content_hash:
@@ -221,15 +239,20 @@ class _Update:
         self.next_commit_s = finished_s + max(COMMIT_S, (finished_s - started_s) / COMMIT_SHARE)
 
 
-def _open_existing(index_path: Path) -> Index | None:
-    """The index at a path, or None where a new one can be made."""
-    if not index_path.exists() or (index_path.is_dir() and not any(index_path.iterdir())):
-        return None
-    return Index.open(index_path)
+def _can_create(index_path: Path) -> bool:
+    return not index_path.exists() or (index_path.is_dir() and not any(index_path.iterdir()))
 
 
-def _open(index_path: Path, embedder: Embedder) -> Index:
-    if _open_existing(index_path) is None:
+def _indexed(index_path: Path) -> dict[str, str | None]:
+    """Recordings and content hashes of the index at a path; none where a new one can be made."""
+    if _can_create(index_path):
+        return {}
+    with Index.open(index_path) as index:
+        return index.paths()
+
+
+def _open(index_path: Path, embedder: "Embedder") -> Index:
+    if _can_create(index_path):
         return Index.create(index_path, embedder.embedding_width, model=embedder.model_id)
     return Index.open(index_path, model=embedder.model_id)
 

@@ -61,7 +61,9 @@ def print_hits(hits: "list[Hit]") -> None:
 
 def degrees(angle_deg: float | None) -> str:
     """A signed angle in whole degrees; empty where it is not known."""
-    return "" if angle_deg is None else f"{angle_deg:+.0f}°"
+    if angle_deg is None:
+        return ""
+    return "+180°" if round(angle_deg) == -180 else f"{angle_deg:+.0f}°"
 
 
 def shown_path(path: str) -> str:

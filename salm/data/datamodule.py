@@ -27,6 +27,7 @@ class SceneDataModule(lightning.LightningDataModule):
         mixes: kinds of training scenes, batch by batch in turn.
         batch_size: clips per batch. `batches_per_epoch`: an epoch is only a unit for checkpoints.
         validation_share: share of the recording groups kept for validation. `validation_clips`: their scenes.
+        everyday_takes: synthesised sounds of each everyday kind that are added to the training sounds.
         num_workers: processes that make scenes.
     """
 
@@ -43,6 +44,7 @@ class SceneDataModule(lightning.LightningDataModule):
         batches_per_epoch: int = 100,
         validation_share: float = 0.08,
         validation_clips: int = 256,
+        everyday_takes: int = 0,
         num_workers: int = 1,
         seed: int = 0,
     ) -> None:
@@ -52,6 +54,7 @@ class SceneDataModule(lightning.LightningDataModule):
         self.batch_size, self.batches_per_epoch, self.num_workers, self.seed = (
             batch_size, batches_per_epoch, num_workers, seed,
         )  # fmt: skip
+        self.everyday_takes = everyday_takes
         self.validation_share, self.validation_clips = validation_share, validation_clips
         self.training: SceneDataset | None = None
         self.validation: SceneDataset | None = None
@@ -61,7 +64,7 @@ class SceneDataModule(lightning.LightningDataModule):
         if self.training is not None:
             return
         train, held_out = split_by_group(read_dry_sounds(self.manifest), self.validation_share, self.seed)
-        self.training = self._dataset(train, self.num_rooms, self.mixes, self.seed)
+        self.training = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes)
         self.validation = self._dataset(
             held_out, max(1, self.num_rooms // 10), (SceneMix(num_sounds=1, mask_mels=0, balance=0.0),), self.seed + 1
         )
@@ -85,19 +88,17 @@ class SceneDataModule(lightning.LightningDataModule):
         )
 
     def _dataset(
-        self, sounds: Sequence[DrySound], num_rooms: int, mixes: Sequence[SceneMix], seed: int
+        self, sounds: Sequence[DrySound], num_rooms: int, mixes: Sequence[SceneMix], seed: int, everyday_takes: int = 0
     ) -> SceneDataset:
+        teacher = read_teacher(self.teacher, sounds) if self.teacher else Teacher.silent(len(sounds))
         with progress_on_stderr("decoding sounds") as progress:
             bank = SoundBank.read(sounds, cache=self.cache, progress=progress)
-        return SceneDataset(
-            bank,
-            self._rooms(num_rooms, seed),
-            read_teacher(self.teacher, sounds) if self.teacher else Teacher.silent(len(sounds)),
-            FeatureConfig(),
-            mixes,
-            batch_size=self.batch_size,
-            seed=seed,
-        )
+        if everyday_takes:
+            with progress_on_stderr("synthesising sounds") as progress:
+                everyday = SoundBank.everyday(everyday_takes, cache=self.cache, progress=progress)
+            bank, teacher = bank + everyday, teacher.extended(len(everyday))
+        rooms = self._rooms(num_rooms, seed)
+        return SceneDataset(bank, rooms, teacher, FeatureConfig(), mixes, batch_size=self.batch_size, seed=seed)
 
     def _rooms(self, num_rooms: int, seed: int) -> SrirBank:
         low, high = self.rt60_s

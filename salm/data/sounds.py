@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from salm.audio.io import SAMPLE_RATE_HZ, read_mono
 from salm.errors import ManifestError
 from salm.manifest import DrySound
+from salm.scenes.everyday import EVERYDAY_CAPTIONS, EVERYDAY_KINDS, everyday_sound
 
 FULL_SCALE = 32767.0
+FIRST_TRAINING_SEED = 1_000
+"""Synthesised training sounds start here; demos and tests use smaller seeds."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Teacher:
     def silent(cls, num_sounds: int) -> "Teacher":
         """A teacher that says nothing, for training without one."""
         return cls(np.zeros((num_sounds, 0), np.float32), np.zeros((num_sounds, 0), np.float32))
+
+    def extended(self, num_sounds: int) -> "Teacher":
+        """With as many further rows of NaN: sounds that the teacher has not heard."""
+        pad = ((0, num_sounds), (0, 0))
+        unknown = {"constant_values": np.nan}
+        return Teacher(np.pad(self.embeddings, pad, **unknown), np.pad(self.tags, pad, **unknown))
 
 
 class SoundBank:
@@ -58,6 +67,31 @@ class SoundBank:
         return self.samples[self.starts[row] : self.ends[row]].astype(np.float32) / FULL_SCALE
 
     @classmethod
+    def everyday(
+        cls, num_takes: int, *, cache: Path, progress: Callable[[int, int], None] | None = None
+    ) -> "SoundBank":
+        """`num_takes` synthesised sounds of every kind of `salm.scenes.everyday`, from seeds that no demo uses."""
+        kinds = [(kind, FIRST_TRAINING_SEED + take) for kind in EVERYDAY_KINDS for take in range(num_takes)]
+
+        def synthesise() -> Iterator[NDArray[np.float32]]:
+            return (everyday_sound(kind, seed) for kind, seed in kinds)
+
+        names = [f"{kind} {seed}" for kind, seed in kinds]
+        samples, ends = _cached("everyday", names, synthesise, cache, progress)
+        durations = np.diff(ends, prepend=0) / SAMPLE_RATE_HZ
+        sounds = [
+            DrySound(Path(name), kind, EVERYDAY_CAPTIONS[kind], name, "salm.scenes.everyday", "CC0", float(duration_s))
+            for name, (kind, _), duration_s in zip(names, kinds, durations, strict=True)
+        ]
+        return cls(samples, ends, sounds)
+
+    def __add__(self, other: "SoundBank") -> "SoundBank":
+        """The sounds of both, these first."""
+        samples = np.concatenate([self.samples, other.samples])
+        ends = np.concatenate([self.ends, len(self.samples) + other.ends])
+        return SoundBank(samples, ends, [*self.sounds, *other.sounds])
+
+    @classmethod
     def read(
         cls, sounds: Sequence[DrySound], *, cache: Path, progress: Callable[[int, int], None] | None = None
     ) -> "SoundBank":
@@ -69,22 +103,37 @@ class SoundBank:
         """
         if not sounds:
             raise ManifestError("expected at least one dry sound, got an empty manifest")
-        digest = hashlib.sha256("\n".join(str(sound.path) for sound in sounds).encode()).hexdigest()[:16]
-        stored = cache / f"sounds-{digest}.npz"
-        if not stored.is_file():
-            pieces = []
-            for number, sound in enumerate(sounds):
+
+        def decode() -> Iterator[NDArray[np.float32]]:
+            for sound in sounds:
                 samples = read_mono(sound.path, SAMPLE_RATE_HZ)
-                peak = max(float(np.abs(samples).max()), 1e-6)
-                pieces.append(np.round(samples * (FULL_SCALE * min(0.99 / peak, 1e3))).astype(np.int16))
-                if progress is not None:
-                    progress(number + 1, len(sounds))
-            cache.mkdir(parents=True, exist_ok=True)
-            temporary = stored.with_suffix(f".{os.getpid()}.npz")
-            np.savez(temporary, samples=np.concatenate(pieces), ends=np.cumsum([len(piece) for piece in pieces]))
-            os.replace(temporary, stored)
-        with np.load(stored) as arrays:
-            return cls(arrays["samples"], arrays["ends"], sounds)
+                yield samples * min(0.99 / max(float(np.abs(samples).max()), 1e-6), 1e3)
+
+        return cls(*_cached("sounds", [str(sound.path) for sound in sounds], decode, cache, progress), sounds)
+
+
+def _cached(
+    kind: str,
+    names: Sequence[str],
+    make: Callable[[], Iterator[NDArray[np.float32]]],
+    cache: Path,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """All sounds as 16 bit samples and their ends, made once and then read from `cache`."""
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    stored = cache / f"{kind}-{digest}.npz"
+    if not stored.is_file():
+        pieces = []
+        for number, samples in enumerate(make(), start=1):
+            pieces.append(np.round(samples * FULL_SCALE).astype(np.int16))
+            if progress is not None:
+                progress(number, len(names))
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = stored.with_suffix(f".{os.getpid()}.npz")
+        np.savez(temporary, samples=np.concatenate(pieces), ends=np.cumsum([len(piece) for piece in pieces]))
+        os.replace(temporary, stored)
+    with np.load(stored) as arrays:
+        return arrays["samples"], arrays["ends"]
 
 
 def read_teacher(path: str | Path, sounds: Sequence[DrySound]) -> Teacher:

@@ -76,7 +76,7 @@ def chance_precision(ranked: NDArray[np.bool_]) -> float:
 
 
 def chance_average_precision(ranked: NDArray[np.bool_]) -> float:
-    """mAP that a random order is expected to reach.
+    """Mean average precision that a random order is expected to reach.
 
     With R relevant of N items it is ``(H + (R - 1) / (N - 1) * (N - H)) / N``, where ``H = 1 + 1/2 + ... + 1/N``: the
     expectation of the definition, since another item is relevant at each earlier rank with (R - 1) / (N - 1).
@@ -105,9 +105,7 @@ def balanced_accuracy(true: NDArray[np.integer], predicted: NDArray[np.integer])
     return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
 
 
-def confusion_matrix(
-    true: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int
-) -> NDArray[np.int64]:
+def confusion_matrix(true: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int) -> NDArray[np.int64]:
     """Counts (num_classes, num_classes): row = true class, column = predicted class.
 
     Raises:

@@ -30,7 +30,7 @@ MAX_SCALE = 100.0
 """Upper bound of the inverse temperature, as in CLIP."""
 RARE_TAG_LOGIT = -5.0
 """Where the tags' logits start: a class is present in less than one sound of a hundred."""
-CONTRASTIVE_TERMS = ("semantic", "joint", "prompts")
+CONTRASTIVE_TERMS = ("semantic", "joint")
 
 
 class SalmTraining(lightning.LightningModule):
@@ -102,16 +102,23 @@ class SalmTraining(lightning.LightningModule):
         parts = self.model.project_audio(pooled_semantic, pooled_spatial)
         terms = self._contrastive_terms(parts, batch)
         terms["doa"] = doa_loss(parts.doa, batch.doa.flatten(0, 1))
-        if self.loss.teacher:
-            predicted = self.teacher_head(pooled_semantic).float()
-            terms["teacher"] = functional.mse_loss(predicted, batch.teacher.flatten(0, 1))
-        if self.loss.tags:
-            logits = self.tag_head(pooled_semantic).float()
-            terms["tags"] = functional.binary_cross_entropy_with_logits(logits, batch.tags.flatten(0, 1))
+        terms |= self._teacher_terms(pooled_semantic, batch)
         total = sum(self._weight(name) * value for name, value in terms.items())
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
+
+    def _teacher_terms(self, pooled: Tensor, batch: Example) -> dict[str, Tensor]:
+        """Losses against the audio teacher, over the sounds that it has heard (the others are NaN)."""
+        teacher, tags = batch.teacher.flatten(0, 1), batch.tags.flatten(0, 1)
+        heard = ~torch.isnan(teacher).any(dim=1)
+        terms = {}
+        if self.loss.teacher:
+            terms["teacher"] = functional.mse_loss(self.teacher_head(pooled[heard]).float(), teacher[heard])
+        if self.loss.tags:
+            logits = self.tag_head(pooled[heard]).float()
+            terms["tags"] = functional.binary_cross_entropy_with_logits(logits, tags[heard])
+        return terms
 
     def _weight(self, term: str) -> float:
         first, full = self.contrastive_steps
@@ -176,7 +183,8 @@ class SalmTraining(lightning.LightningModule):
             decay = self.weight_decay if parameter.ndim >= 2 and "bias_table" not in name else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+            [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()],
+            betas=(0.9, 0.98),
         )
         total = self.schedule_steps or int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 import tracemalloc
@@ -6,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from salm.audio.io import (
     SAMPLE_RATE_HZ,
@@ -90,7 +92,9 @@ def test_mono_only_where_it_is_allowed(tmp_path):
         read_foa(path)
 
 
-@pytest.mark.parametrize(("channels", "hint"), [(2, "first-order"), (3, "first-order"), (9, "keep the first 4"), (6, "SALM")])
+@pytest.mark.parametrize(
+    ("channels", "hint"), [(2, "first-order"), (3, "first-order"), (9, "keep the first 4"), (6, "SALM")]
+)
 def test_other_channel_counts_are_refused(tmp_path, channels, hint):
     path = wav(tmp_path / "many.wav", noise(channels, 100))
     with pytest.raises(AudioFormatError, match=rf"many\.wav: expected 4 FOA channels .* got {channels}; .*{hint}"):
@@ -116,10 +120,15 @@ def test_unusable_files_name_file_and_next_step(tmp_path):
             read_foa(tmp_path / name)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_file(tmp_path):
+def test_unreadable_file(tmp_path, monkeypatch):
     path = wav(tmp_path / "locked.wav", noise(4, 100))
     path.chmod(0)
+    if os.geteuid() == 0:  # root may read everything
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(AudioFormatError, match=r"locked\.wav: cannot be read .* permissions"):
         read_foa(path)
 
@@ -156,6 +165,68 @@ def test_truncated_wav_is_refused(tmp_path):
     cut.write_bytes(whole.read_bytes()[:100_000])
     with pytest.raises(AudioFormatError, match=r"cut\.wav: (damaged|truncated)"):
         read_foa(cut)
+
+
+@pytest.mark.parametrize(("suffix", "container"), [("rf64", "RF64"), ("w64", "W64"), ("aiff", "AIFF"), ("caf", "CAF")])
+def test_truncated_large_containers_are_refused(tmp_path, suffix, container):
+    whole = tmp_path / f"whole.{suffix}"
+    samples = noise(4, 24_000)
+    soundfile.write(whole, samples.T, SAMPLE_RATE_HZ, format=container, subtype="FLOAT")
+    np.testing.assert_array_equal(read_foa(whole), samples)
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(whole.read_bytes()[:100_000])
+    with pytest.raises(AudioFormatError, match=rf"cut\.{suffix}: (truncated|not a readable audio file)"):
+        read_foa(cut)
+
+
+def test_truncated_mp3_is_refused(tmp_path):
+    whole = tmp_path / "whole.mp3"
+    soundfile.write(whole, noise(1, 20 * SAMPLE_RATE_HZ)[0], SAMPLE_RATE_HZ)
+    assert read_mono(whole).shape == (20 * SAMPLE_RATE_HZ,)
+    cut = tmp_path / "cut.mp3"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(AudioFormatError, match=r"cut\.mp3: truncated: the header promises 480000 samples"):
+        read_mono(cut)
+
+
+def test_mp3_with_a_tag_in_front_is_complete_and_truncation_still_seen(tmp_path):
+    plain = tmp_path / "plain.mp3"
+    soundfile.write(plain, noise(1, 20 * SAMPLE_RATE_HZ)[0], SAMPLE_RATE_HZ)
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 10]) + bytes(2 * 128 + 10)  # lengths are of seven-bit bytes
+    tagged = tmp_path / "tagged.mp3"
+    tagged.write_bytes(tag + plain.read_bytes())
+    np.testing.assert_array_equal(read_mono(tagged), read_mono(plain))
+    tagged.write_bytes(tagged.read_bytes()[: plain.stat().st_size // 2])
+    with pytest.raises(AudioFormatError, match=r"tagged\.mp3: truncated"):
+        read_mono(tagged)
+
+
+def test_flac_that_does_not_know_its_length_is_refused(tmp_path):
+    path = tmp_path / "stream.flac"
+    soundfile.write(path, noise(4, 24_000).T, SAMPLE_RATE_HZ)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # STREAMINFO: the total number of samples takes 36 bits, 0 says unknown
+    content[22:26] = bytes(4)
+    path.write_bytes(bytes(content))
+    with pytest.raises(AudioFormatError, match=r"stream\.flac: the header does not say how long it is .* rewrite it"):
+        audio_info(path)
+
+
+def test_wav_of_unknown_length_is_read_to_its_end(tmp_path):
+    samples = noise(4, 24_000)
+    path = wav(tmp_path / "stream.wav", samples)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = content[4:8] = b"\xff" * 4
+    path.write_bytes(bytes(content))
+    np.testing.assert_array_equal(read_foa(path), samples)
+
+
+def test_names_that_no_file_can_have():
+    with pytest.raises(AudioFormatError, match="not a file name"):
+        read_foa("a\0b.wav")
+    with pytest.raises(AudioFormatError, match=r"cannot be read .* check path"):
+        read_foa("a" * 5_000 + ".wav")
 
 
 def test_one_sample_and_silence(tmp_path):
@@ -235,9 +306,16 @@ def test_arrays_become_batches():
     ("array", "rate", "message"),
     [
         (noise(4, 10), None, "pass sample_rate"),
+        (noise(4, 10), math.nan, "array input: sample rate nan Hz; expected at least 1000"),
+        (noise(4, 10), math.inf, "array input: sample rate inf Hz"),
+        (noise(4, 10), "24k", "array input: sample rate '24k' Hz"),
+        (noise(4, 10).T, 24_000, r"shape \(10, 4\), which looks transposed; pass array\.T"),
+        ([[0.1, 0.2], [0.1]], 24_000, "rows of different lengths"),
+        (np.full((4, 10), 1e300), 24_000, "NaN or infinite"),
+        (np.zeros((0, 4, 10), np.float32), 24_000, r"no samples \(shape \(0, 4, 10\)\)"),
         (noise(2, 10), 24_000, "expected 4 FOA channels .* got 2"),
         (noise(4, 0), 24_000, "no samples"),
-        (np.full((4, 10), np.nan, np.float32), 24_000, "NaN or infinite"),
+        (np.full((4, 10), np.nan, np.float32), 24_000, r"NaN .* at 0\.000 s \(recording 0, channel 0\)"),
         (np.zeros((4, 10), np.int16), 24_000, "expected floating-point samples .* got int16"),
         (np.zeros((1, 1, 4, 10), np.float32), 24_000, r"got shape \(1, 1, 4, 10\)"),
     ],
@@ -245,6 +323,39 @@ def test_arrays_become_batches():
 def test_bad_arrays(array, rate, message):
     with pytest.raises(AudioFormatError, match=message):
         validate_array(array, rate)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_tensors_are_read_like_arrays(dtype):
+    tensor = torch.linspace(-0.5, 0.5, 400).reshape(4, 100).to(dtype).requires_grad_()
+    read = validate_array(tensor, SAMPLE_RATE_HZ)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read[0], tensor.detach().float().numpy())
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 192_000])
+def test_an_array_and_its_file_give_the_same_samples(tmp_path, rate):
+    samples = noise(4, 45 * rate)  # three blocks of the file
+    from_file = read_foa(wav(tmp_path / "a.wav", samples, rate))
+    np.testing.assert_array_equal(validate_array(samples, rate)[0], from_file)
+
+
+def test_rates_and_windows_that_mean_nothing(tmp_path):
+    path = wav(tmp_path / "a.wav", noise(4, 100))
+    with pytest.raises(AudioFormatError, match="the wanted rate: sample rate 0 Hz"):
+        read_foa(path, sample_rate=0)
+    with pytest.raises(AudioFormatError, match="the wanted rate: sample rate -1 Hz"):
+        read_mono(path, -1)
+    with pytest.raises(AudioFormatError, match="a window of nan s"):
+        list(stream_windows(path, window_s=math.nan))
+    with pytest.raises(AudioFormatError, match="no samples to fill a window with"):
+        fit_window(np.zeros((4, 0), np.float32), 10)
+
+
+def test_written_files_have_the_usual_rights(tmp_path):
+    (tmp_path / "usual").touch()
+    write_foa(tmp_path / "a.flac", noise(4, 100))
+    assert (tmp_path / "a.flac").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_written_files_read_back(tmp_path):

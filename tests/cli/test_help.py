@@ -49,7 +49,7 @@ def test_version(run: Run) -> None:
     [
         (["bogus"], ["bogus", "salm --help"]),
         (["index"], ["DIR", "salm index --help"]),
-        (["retrieve", "dog", "-k", "0"], ["-k", "0"]),
+        (["retrieve", "dog", "-k", "0"], ["-k", "greater than or equal to 1"]),
         (["salm-retrieve", "dog", "barking"], ["barking", "salm-retrieve --help"]),
         (["train", "bogus"], ["bogus", "fit"]),
     ],

@@ -41,8 +41,7 @@ def test_retrieval_metrics_match_their_definitions(seed):
     assert metrics.mean_average_precision(ranked) == pytest.approx(np.mean(slow), rel=1e-12)
     for k in (1, 5, 10, 40):
         tops = [
-            [r[item] for item in slow_order(s, r)[:k]]
-            for s, r in zip(scores.tolist(), relevance.tolist(), strict=True)
+            [r[item] for item in slow_order(s, r)[:k]] for s, r in zip(scores.tolist(), relevance.tolist(), strict=True)
         ]
         assert metrics.recall_at_k(ranked, k) == pytest.approx(np.mean([any(top) for top in tops]), rel=1e-12)
         assert metrics.precision_at_k(ranked, k) == pytest.approx(np.mean([sum(top) / k for top in tops]), rel=1e-12)
