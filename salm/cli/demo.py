@@ -1,6 +1,5 @@
 """`salm demo`: everyday sounds in simulated rooms, indexed and asked for "dog barking from the northwest"."""
 
-import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,7 @@ import typer
 
 from salm.cli import console
 from salm.cli.locate import demo_folder
-from salm.cli.retrieve import degrees, shown_path
+from salm.cli.retrieve import compass, degrees, shown_path
 from salm.progress import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -102,19 +101,13 @@ def _direction(azimuth_deg: float | None, elevation_deg: float | None) -> str:
     """Such as "northwest   +45°  -3°" (azimuth, elevation)."""
     if azimuth_deg is None:
         return ""
-    return f"{_compass(azimuth_deg):9} {degrees(azimuth_deg):>5} {degrees(elevation_deg):>4}"
-
-
-def _compass(azimuth_deg: float) -> str:
-    from salm.geometry import sector_of
-
-    return sector_of(math.radians(azimuth_deg)).compass
+    return f"{compass(azimuth_deg):9} {degrees(azimuth_deg):>5} {degrees(elevation_deg):>4}"
 
 
 def _another_query(scenes: "list[Scene]") -> str:
     """A query that a scene of the second half answers."""
     source = scenes[3 * len(scenes) // 4].sources[0]
-    return f"{source.label} from the {_compass(source.azimuth_deg)}"
+    return f"{source.label} from the {compass(source.azimuth_deg)}"
 
 
 def _print_next(folder: Path, another_query: str, *, is_default: bool) -> None:

@@ -160,7 +160,7 @@ def find_recordings(source: Path) -> list[Path]:
 
 
 class _Update:
-    """The recordings that are encoded but not yet committed, and what goes into the report."""
+    """One run over the recordings: what is encoded but not yet committed, and what goes into the report."""
 
     def __init__(
         self,
@@ -173,9 +173,8 @@ class _Update:
     ) -> None:
         self.index, self.embedder, self.encoding = index, embedder, encoding
         self.known, self.scenes, self.report = known, scenes, report
-        self.vectors: list[np.ndarray] = []
-        self.rows: list[dict[str, Any]] = []
-        self.pending: list[str] = []
+        # One entry per recording, so that an interruption never leaves half of one behind.
+        self.pending: list[tuple[str, list[np.ndarray], list[dict[str, Any]]]] = []
         self.next_commit_s = time.monotonic() + COMMIT_S
 
     def run(self, files: list[Path], progress: Progress | None) -> None:
@@ -213,28 +212,31 @@ class _Update:
             convention=self.encoding.convention,
             batch_size=self.encoding.batch_size,
         )
+        vectors, rows = [], []
         for window in windows:
-            self.vectors.append(window.joint)
-            self.rows.append(
+            vectors.append(window.joint)
+            rows.append(
                 metadata
                 | {
                     "path": path,
-                    "start_s": float(window.start_s),
-                    "end_s": float(window.end_s),
-                    "azimuth_deg": float(window.azimuth_deg),
-                    "elevation_deg": float(window.elevation_deg),
+                    "start_s": window.start_s,
+                    "end_s": window.end_s,
+                    "azimuth_deg": window.azimuth_deg,
+                    "elevation_deg": window.elevation_deg,
                     "content_hash": content_hash,
                 }
             )
-        self.pending.append(path)
+        self.pending.append((path, vectors, rows))
         (self.report.changed if path in self.known else self.report.added).append(path)
 
     def commit(self) -> None:
         """Make everything encoded so far durable."""
         started_s = time.monotonic()
         if self.pending:
-            self.index.replace(self.pending, np.stack(self.vectors), self.rows)
-            self.vectors, self.rows, self.pending = [], [], []
+            vectors = np.stack([vector for _, windows, _ in self.pending for vector in windows])
+            rows = [row for _, _, windows in self.pending for row in windows]
+            self.index.replace([path for path, _, _ in self.pending], vectors, rows)
+            self.pending = []
         finished_s = time.monotonic()
         self.next_commit_s = finished_s + max(COMMIT_S, (finished_s - started_s) / COMMIT_SHARE)
 

@@ -1,5 +1,6 @@
 """`salm retrieve`, also installed as `salm-retrieve`: a sentence -> a ranked list of windows."""
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,6 +65,13 @@ def degrees(angle_deg: float | None) -> str:
     if angle_deg is None:
         return ""
     return "+180°" if round(angle_deg) == -180 else f"{angle_deg:+.0f}°"
+
+
+def compass(azimuth_deg: float) -> str:
+    """The compass word of an azimuth."""
+    from salm.geometry import sector_of
+
+    return sector_of(math.radians(azimuth_deg)).compass
 
 
 def shown_path(path: str) -> str:

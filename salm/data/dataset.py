@@ -1,7 +1,9 @@
 """Scenes made on the fly: dry sounds, room responses and exact rotations -> training examples."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +59,7 @@ class SceneMix:
         snr_db: sensor noise, lowest and highest ratio of the scene to the noise.
         level_dbfs: root-mean-square level of W, lowest and highest.
         mask_mels: widest band of mels that is set to the band's mean; 0 for none.
-        balance: exponent of the label counts in sampling; 0 draws every label equally often, 1 every sound.
+        balance: 0 draws every pair of label and source equally often, 1 every sound, 0.5 in between.
     """
 
     num_sounds: int = 3
@@ -98,8 +100,10 @@ class SceneDataset(Dataset[Example]):
             [text for text in (*sound.captions, sound.label) if not has_direction_word(text)] or [sound.label]
             for sound in bank.sounds
         ]
-        counts = np.bincount(bank.label_ids)
-        self.weights = {mix: _cumulative(counts[bank.label_ids] ** (mix.balance - 1.0)) for mix in set(self.mixes)}
+        pairs = [(sound.label, sound.source) for sound in bank.sounds]
+        counts = Counter(pairs)
+        size = np.array([counts[pair] for pair in pairs], dtype=float)
+        self.weights = {mix: _cumulative(size ** (mix.balance - 1.0)) for mix in set(self.mixes)}
 
     def __getitem__(self, index: int) -> Example:
         generator = np.random.default_rng((self.seed, index))
@@ -207,7 +211,7 @@ def token_spans(joints: NDArray[np.int64], hop_samples: int) -> list[tuple[int, 
     """Time tokens (first, end) that lie wholly between two joints; the last one may be partly padding."""
     samples_per_token = IMAGE_FRAMES // NUM_TIME_TOKENS * hop_samples
     spans = []
-    for start, end in zip(joints[:-1], joints[1:], strict=True):
+    for start, end in pairwise(joints):
         last = NUM_TIME_TOKENS if end == joints[-1] else int(end // samples_per_token)
         spans.append((int(-(-start // samples_per_token)), last))
     return spans

@@ -34,7 +34,7 @@ def run(environment: dict[str, str]) -> Run:
         if words[0] == "salm-retrieve":
             command = [sys.executable, "-c", "from salm.cli.retrieve import main; main()", *words[1:]]
         done = subprocess.run(
-            command, cwd=cwd, env=environment | variables, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=cwd, env=environment | variables, capture_output=True, text=True, timeout=300, check=False
         )
         return Result(done.returncode, done.stdout, done.stderr)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.cli.commands import Run, write_recording
 
 # Each needs what those before it made.
-COMMANDS = ("simulate", "doctor", "direction", "index", "retrieve", "salm-retrieve")
+COMMANDS = ("simulate", "doctor", "direction", "index", "salm-retrieve")
 
 
 def test_examples_run_in_order(run: Run, tiny: Path, tmp_path: Path) -> None:

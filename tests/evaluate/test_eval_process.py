@@ -46,6 +46,7 @@ def test_a_random_model_is_at_chance_and_repeats_itself(tiny, scenes, copied, tm
     assert a["results"]["direction"]["localisation"]["intensity"]["all"]["p90_deg"] < 0.1
 
 
+@pytest.mark.slow
 def test_mistakes_end_with_code_2(tiny, tmp_path):
     for arguments, message in (
         (("direction", tmp_path / "none.jsonl", "--model", tiny), "none.jsonl: no such manifest"),

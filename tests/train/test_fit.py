@@ -28,7 +28,7 @@ def start(tmp_path_factory):
 def configure(dry_folder, start, tmp_path):
     def write(epochs: int, name: str, **model: object) -> str:
         run = tmp_path / name
-        checkpoints = {"dirpath": str(run), "save_last": True, "save_top_k": 0, "save_on_train_epoch_end": True}
+        checkpoints = {"dirpath": str(run), "save_last": True, "save_top_k": 1, "save_on_train_epoch_end": True}
         settings = {
             "ckpt_path": "last",
             "trainer": {

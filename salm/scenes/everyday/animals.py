@@ -3,6 +3,7 @@
 import numpy as np
 
 from salm.scenes.everyday.synthesis import (
+    RATE_HZ,
     Signal,
     band,
     bend,
@@ -16,25 +17,17 @@ from salm.scenes.everyday.synthesis import (
     shaped_noise,
     sing,
     tone,
-    wander,
     white,
 )
 
 _BARK = [
-    (175, -30.2),
-    (315, -20.0),
-    (476, 1.2),
-    (700, 0.0),
-    (1190, -2.4),
-    (1680, -8.4),
-    (2240, -16.3),
-    (3150, -31.4),
-    (6300, -43.5),
+    *((175, -30), (315, -20), (476, 1), (700, 0), (1_190, -2.5)),
+    *((1_680, -8.5), (2_240, -16), (3_150, -31), (6_300, -44)),
 ]
-_MEOW_CLOSED = [(400, -14), (650, -4), (1_200, -8), (2_200, -6), (3_200, -12), (5_000, -26), (9_000, -45)]
-_MEOW_OPEN = [(400, -24), (700, -14), (1_300, -2), (2_000, 0), (2_800, -7), (4_000, -14), (6_000, -26), (9_000, -40)]
-_MEOW_ROUND = [(400, -10), (700, -4), (1_200, 0), (1_800, -12), (3_000, -26), (5_000, -38), (9_000, -55)]
-_CROW = [(500, -20), (720, -5), (1_100, -2), (1_600, 0), (2_200, -8), (3_200, -18), (5_000, -24), (9_000, -38)]
+_MEOW_CLOSED = [(550, -14), (890, -4), (1_640, -8), (3_000, -10), (4_360, -18), (6_810, -35), (12_260, -57)]
+_MEOW_OPEN = [(600, -24), (1_040, -14), (1_940, -3), (2_980, -4), (4_170, -13), (5_960, -22), (8_950, -36)]
+_MEOW_ROUND = [(620, -10), (1_090, -4), (1_860, -1), (2_790, -16), (4_660, -33), (7_760, -47)]
+_CROW = [(550, -20), (790, -5), (1_210, -2), (1_760, -1), (2_420, -10), (3_520, -22), (5_500, -30), (9_900, -47)]
 
 
 def dog_barking(duration_s: float, generator: np.random.Generator) -> Signal:
@@ -68,31 +61,23 @@ def _bark(pitch_hz: float, length_s: float, size: float, roughness: float, gener
 
 
 def cat_meowing(duration_s: float, generator: np.random.Generator) -> Signal:
-    """Meows of 0.6 to 1 s: the mouth opens from "mi" to "a" and closes to "u"."""
-    size = generator.uniform(0.9, 1.15)
-    pitch_hz = generator.uniform(580, 700) / size
+    """Meows of 0.5 to 0.75 s: the mouth opens from "mi" to "a" and closes to "u"."""
+    size = generator.uniform(0.9, 1.12)
+    pitch_hz = generator.uniform(575, 660) / size
+    stages = [(0.0, _MEOW_CLOSED), (0.28, _MEOW_OPEN), (0.65, _MEOW_OPEN), (1.0, _MEOW_ROUND)]
+    mouth = [(fraction, scaled(spectrum, 1 / size)) for fraction, spectrum in stages]
     line = np.zeros(num_samples(duration_s))
     start_s = generator.uniform(0.02, 0.2)
     while start_s < duration_s - 0.5:
-        samples = num_samples(generator.uniform(0.6, 1.0))
-        contour = curve(samples, [(0, 0.9), (0.12, 1.06), (0.3, 1.08), (0.7, 0.98), (1, 0.82)])
-        pitch = pitch_hz * generator.uniform(0.95, 1.05) * contour
-        source = voiced(pitch, 0.006, 0.8, generator)
-        nasal = [(500 / size, 200, 0.5), (2_600 / size, 300, 0.8), (3_500 / size, 500, 0.4)]
-        opened = [
-            (1_250 / size, 300, 0.9),
-            (2_100 / size, 350, 1.0),
-            (3_400 / size, 500, 0.4),
-            (5_200 / size, 800, 0.2),
-        ]
-        rounded = [(650 / size, 200, 0.7), (1_200 / size, 250, 0.5), (2_800 / size, 500, 0.1)]
-        sound = morph(
-            source + 0.03 * white(samples, generator), [(0, nasal), (0.2, opened), (0.6, opened), (1, rounded)]
-        )
-        envelope = curve(samples, [(0, 0), (0.06, 0.5), (0.2, 1), (0.5, 0.8), (0.8, 0.3), (1, 0)])
-        place(line, level(sound * envelope), start_s, generator.uniform(0.75, 1.0))
-        start_s += samples / num_samples(1.0) + generator.uniform(0.3, 0.9)
-    return line
+        samples = num_samples(generator.uniform(0.5, 0.75))
+        contour = bend(samples, [(0, 0.86), (0.3, 1.06), (0.6, 1.05), (1, 0.93)])
+        voice = sing(pitch_hz * generator.uniform(0.95, 1.05) * contour, mouth, 0.015, generator)
+        breath = shaped_noise(samples, scaled(_MEOW_OPEN, 0.8 / size), generator)
+        envelope_db = curve(samples, [(0, -40), (0.08, -16), (0.3, -3), (0.45, 0), (0.7, -2.5), (0.9, -11), (1, -40)])
+        meow = level((voice / np.std(voice) + 0.16 * breath) * 10 ** (envelope_db / 20))
+        place(line, level(np.tanh(1.3 * meow)), start_s, generator.uniform(0.75, 1.0))
+        start_s += samples / RATE_HZ + generator.uniform(0.3, 0.9)
+    return echo(line, 0.42, -14.0, generator)
 
 
 def frogs_croaking(duration_s: float, generator: np.random.Generator) -> Signal:
@@ -156,27 +141,22 @@ def birds_chirping(duration_s: float, generator: np.random.Generator) -> Signal:
 
 
 def rooster_crowing(duration_s: float, generator: np.random.Generator) -> Signal:
-    """Cock-a-doodle-doo: two short calls, a rough third, then a long clear one that falls at the end."""
-    pitch_hz, speed = generator.uniform(720, 860), generator.uniform(0.85, 1.1)
+    """Cock-a-doodle-doo: three short calls, then a long one that falls."""
+    pitch_hz, speed = generator.uniform(825, 965), generator.uniform(0.96, 1.15)
     line = np.zeros(num_samples(duration_s))
-    # Start and length in s, pitch at the beginning and the end, roughness, loudness.
-    calls = [
-        (0.0, 0.28, 0.62, 0.7, 0.6, 0.5),
-        (0.36, 0.25, 0.9, 0.95, 0.5, 0.8),
-        (0.63, 0.42, 0.95, 1.0, 0.7, 0.9),
-        (1.07, 1.0, 1.08, 0.92, 0.05, 1.0),
-    ]
-    start_s = generator.uniform(0.05, 0.15)
+    calls = [(0.0, 0.24, 0.97, 1.02), (0.31, 0.16, 0.9, 0.92), (0.52, 0.3, 0.96, 1.0), (0.88, 1.0, 1.04, 0.91)]
+    beak = [(0.0, scaled(_CROW, 0.67)), (0.3, _CROW), (1.0, scaled(_CROW, 0.95))]
+    start_s = generator.uniform(0.05, 0.2)
     while start_s < duration_s - 1.0:
-        for offset_s, length_s, first, last, roughness, loudness in calls:
+        for offset_s, length_s, first, last in calls:
             samples = num_samples(length_s * speed * generator.uniform(0.95, 1.05))
-            contour = curve(samples, [(0, 0.85 * first), (0.1, first), (0.85, last), (1, 0.7 * last)])
-            pitch = pitch_hz * contour
-            throat = [(pitch_hz * 2, 350, 1.0), (pitch_hz * 3.2, 500, 0.4), (pitch_hz * 5, 900, 0.25), (900, 400, 0.4)]
-            growl = 1 + roughness * tone(pitch / 2, samples) + roughness * 0.8 * wander(samples, 120.0, generator)
-            source = voiced(pitch, 0.004 + 0.03 * roughness, 0.7, generator) * growl
-            source += (0.05 + 0.4 * roughness) * white(samples, generator)
-            envelope = curve(samples, [(0, 0), (0.06, 0.9), (0.5, 1), (0.88, 0.7), (1, 0)])
-            place(line, level(resonate(source, throat) * envelope), start_s + offset_s * speed, loudness)
-        start_s += 2.2 * speed + generator.uniform(0.4, 1.0)
-    return line
+            points = [(0, 0.78 * first), (0.12, first), (0.55, first), (0.85, last), (1, 0.8 * last)]
+            pitch = pitch_hz * bend(samples, points)
+            voice = sing(pitch, beak, 0.048, generator)
+            rasp = 1 + 0.11 * tone(pitch / 2, samples)
+            breath = shaped_noise(samples, scaled(_CROW, 1.2), generator)
+            envelope_db = curve(samples, [(0, -35), (0.06, -4), (0.5, 0), (0.8, -3), (0.93, -12), (1, -40)])
+            call = level((voice / np.std(voice) * rasp + 0.21 * breath) * 10 ** (envelope_db / 20))
+            place(line, level(np.tanh(3 * call)), start_s + offset_s * speed, 0.75 if offset_s < 0.4 else 1.0)
+        start_s += 1.95 * speed + generator.uniform(0.4, 1.0)
+    return echo(line, 0.55, -8.0, generator)

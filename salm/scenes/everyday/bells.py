@@ -8,7 +8,9 @@ from salm.scenes.everyday.synthesis import (
     band,
     click,
     decay,
+    echo,
     harmonics,
+    impact,
     level,
     modes,
     num_samples,
@@ -21,28 +23,29 @@ from salm.scenes.everyday.synthesis import (
 # Hum, prime, tierce, quint, nominal and the partials above, with levels and relative decays, of a minor-third bell
 # (Fletcher and Rossing, The Physics of Musical Instruments, ch. 21).
 _BELL_RATIOS = np.array([0.5, 1.0, 1.19, 1.5, 2.0, 2.52, 2.66, 3.01, 4.1, 5.4, 6.8])
-_BELL_LEVELS = np.array([0.5, 0.6, 0.75, 0.3, 1.0, 0.35, 0.35, 0.5, 0.35, 0.2, 0.12])
+_BELL_LEVELS = 10 ** (np.array([-12, -7.5, -4.5, -2.2, 0, -3, -6, -9, -11, -13, -15]) / 20)
 _BELL_DECAYS = np.array([1.6, 1.0, 0.8, 0.5, 0.55, 0.35, 0.33, 0.3, 0.2, 0.14, 0.1])
 
 
 def church_bells(duration_s: float, generator: np.random.Generator) -> Signal:
-    """One to three heavy bells in turn, each with its hum, its minor third and a strike note."""
+    """One to three bells in turn, each with its hum, its minor third and a strike note."""
     line = np.zeros(num_samples(duration_s))
-    prime_hz, bells = generator.uniform(260, 440), int(generator.integers(1, 4))
+    prime_hz, bells = generator.uniform(390, 530), int(generator.integers(1, 4))
     tunings = [prime_hz * ratio for ratio in (1.0, 0.89, 0.75)[:bells]]
     interval_s = generator.uniform(0.8, 1.3)
     start_s, strike = generator.uniform(0.02, 0.15), 0
     while start_s < duration_s:
         frequencies = tunings[strike % bells] * _BELL_RATIOS * generator.uniform(0.998, 1.002, len(_BELL_RATIOS))
         # A bell is not quite round: each partial is a pair that beats.
-        pairs = np.concatenate([frequencies, frequencies * 1.002])
+        pairs = np.concatenate([frequencies, frequencies * 1.003])
         levels = np.concatenate([_BELL_LEVELS, 0.6 * _BELL_LEVELS])
-        ring = modes(duration_s, pairs, levels, 6.0 * np.concatenate([_BELL_DECAYS, _BELL_DECAYS]), generator)
+        ring = modes(duration_s, pairs, levels, 6.0 * np.tile(_BELL_DECAYS**0.8, 2), generator)
         place(line, level(ring), start_s, generator.uniform(0.8, 1.0))
-        place(line, level(click(0.03, 1_500, 7_000, generator)), start_s, 0.12)
+        clapper = impact([(300, -12), (1_500, 0), (5_000, -3), (9_000, -12)], 0.08, 0.3, -20.0, generator)
+        place(line, clapper, start_s, 0.2)
         start_s += interval_s * generator.uniform(0.95, 1.05)
         strike += 1
-    return line
+    return echo(line, 0.95, -14.0, generator)
 
 
 def doorbell(duration_s: float, generator: np.random.Generator) -> Signal:

@@ -5,21 +5,24 @@ import numpy as np
 from salm.scenes.everyday.synthesis import (
     RATE_HZ,
     Signal,
-    band,
-    body,
-    click,
     curve,
+    echo,
     harmonics,
+    impact,
     level,
+    modes,
     num_samples,
     place,
     resonate,
+    scaled,
     seconds,
     shaped_noise,
     wander,
-    white,
 )
 
+_STROKE = [(25, -12), (60, 0), (120, -9.5), (300, -0.5), (800, -17), (3_000, -35)]
+_CLATTER = [(200, -24), (700, -5.5), (1_500, 0), (3_000, 0), (6_000, -10), (10_000, -22)]
+_TICK = [(200, -34), (600, -4), (1_100, -2), (1_600, -6), (3_000, -12), (5_500, -8), (9_000, -16)]
 _HORN_LOUDSPEAKER = [(700, 500, 1.0), (1_300, 700, 1.0), (2_300, 1_000, 0.6), (3_400, 1_500, 0.3)]
 
 
@@ -66,20 +69,26 @@ def car_horn(duration_s: float, generator: np.random.Generator) -> Signal:
 
 
 def engine_idling(duration_s: float, generator: np.random.Generator) -> Signal:
-    """A combustion engine: cylinders of unequal strength through the exhaust, over the rattle of the valves."""
+    """A combustion engine: strokes of four unequal cylinders, the clatter of the valves, and the hum of the exhaust."""
     samples = num_samples(duration_s)
-    firing_hz, cylinders = generator.uniform(22, 34), int(generator.choice([4, 4, 6]))
-    phase = np.cumsum(firing_hz * (1 + 0.02 * wander(samples, 4.0, generator))) / RATE_HZ
-    strength = generator.uniform(0.8, 1.15, cylinders)[np.floor(phase).astype(int) % cylinders]
-    stroke = phase % 1
-    burst = (0.5 + 0.5 * np.cos(2 * np.pi * (stroke - 0.15))) ** 2 * strength
-    hum = harmonics(firing_hz * (1 + 0.02 * wander(samples, 4.0, generator)), samples, 0.9)
-    exhaust_hz = generator.uniform(60, 110)
-    exhaust = [(exhaust_hz, 40, 1.0), (2.1 * exhaust_hz, 60, 0.6), (4.3 * exhaust_hz, 120, 0.3)]
-    rumble = level(resonate(hum * (0.6 + 0.4 * burst), exhaust))
-    roar = shaped_noise(samples, [(40, 6), (120, 4), (400, -4), (1_500, -10), (8_000, -32)], generator)
-    rattle = band(white(samples, generator), 1_200, 4_500) * (0.3 + burst)
-    return 0.8 * rumble + 0.13 * roar * (0.5 + burst) + 0.05 * rattle
+    firing_hz, size = generator.uniform(36, 48), generator.uniform(0.85, 1.15)
+    strength = generator.uniform(0.8, 1.0, 4)
+    strokes = [impact(scaled(_STROKE, size), 0.025, 0.038, -15.0, generator) for _ in range(4)]
+    clacks = [impact(scaled(_CLATTER, size), 0.034, 0.085, -14.0, generator) for _ in range(12)]
+    line, valves = np.zeros(samples), np.zeros(samples)
+    start_s, stroke = 0.0, 0
+    while start_s < duration_s:
+        place(line, strokes[stroke % 4], start_s, strength[stroke % 4] * generator.uniform(0.9, 1.0))
+        for probability, spread_s in ((1.0, 0.02), (0.5, 1 / firing_hz)):
+            if generator.random() < probability:
+                clack = clacks[generator.integers(len(clacks))]
+                place(valves, clack, start_s + generator.uniform(0, spread_s), generator.uniform(0.2, 1.0))
+        start_s += generator.normal(1.0, 0.03) / firing_hz
+        stroke += 1
+    steady = harmonics(firing_hz * (1 + 0.004 * wander(samples, 3.0, generator)), samples, 0.7)
+    hum = resonate(steady, [(90, 60, 1.0), (200, 120, 0.6), (450, 300, 0.3)])
+    air = shaped_noise(samples, [(40, -6), (100, 0), (400, -7), (1_500, -18), (4_000, -25), (10_000, -37)], generator)
+    return level(line) + 0.21 * level(valves) + 0.55 * level(hum) + 0.027 * air
 
 
 def helicopter(duration_s: float, generator: np.random.Generator) -> Signal:
@@ -97,20 +106,17 @@ def helicopter(duration_s: float, generator: np.random.Generator) -> Signal:
 
 
 def clock_ticking(duration_s: float, generator: np.random.Generator) -> Signal:
-    """Tick and tock: the escapement strikes twice a period, each time a little differently, in a wooden case."""
-    beats_hz = float(generator.choice([1.0, 2.0, 2.0, 4.0])) * generator.uniform(0.97, 1.03)
-    case_hz, seeds = generator.uniform(350, 600), generator.integers(2**31, size=2)
+    """Tick and tock: the escapement strikes three times within a tick; every other tick is a little lower."""
+    beats_hz, size = generator.uniform(3.4, 4.2), generator.uniform(0.88, 1.12)
     line = np.zeros(num_samples(duration_s))
-    start_s, tock = generator.uniform(0.05, 0.5 / beats_hz), 0
+    start_s, tock = generator.uniform(0.05, 0.2), 0
     while start_s < duration_s:
-        pitch = (1.0, 0.85)[tock]
-        # One clock: every tick strikes the same modes.
-        ring = body(0.06, (1_200 * pitch, 7_500), 30, 0.05, np.random.default_rng(seeds[tock]))
-        case = body(0.08, (case_hz * pitch, 2_500), 20, 0.06, np.random.default_rng(seeds[tock] + 1))
-        for delay_s, gain in ((0.0, 0.3), (0.012, 1.0), (0.022, 0.4)):
-            place(line, level(ring), start_s + delay_s, gain * generator.uniform(0.9, 1.0))
-            place(line, level(case), start_s + delay_s, 0.6 * gain)
-            place(line, level(click(0.006, 2_000, 9_000, generator)), start_s + delay_s, 0.3 * gain)
+        pitch = size * (1.0, 0.89)[tock]
+        for delay_s, gain in ((0.0, 0.8), (0.008, 1.0), (0.016, 0.48)):
+            strike = impact(scaled(_TICK, 1.47 * pitch), 0.062, 0.082, -30.0, generator)
+            place(line, strike, start_s + delay_s, gain * generator.uniform(0.9, 1.0))
+        wheel = modes(0.12, 1_477 * pitch * np.array([1, 1.51, 2.3]), [1, 0.7, 0.5], 0.119, generator)
+        place(line, level(wheel), start_s + 0.008, 0.58)
         start_s += (1.0, 1.04)[tock] / beats_hz
         tock = 1 - tock
-    return line
+    return echo(line, 0.29, -20.0, generator)

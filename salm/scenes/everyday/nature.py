@@ -99,7 +99,7 @@ def wind_blowing(duration_s: float, generator: np.random.Generator) -> Signal:
     for number, place_in_gust in enumerate(np.linspace(0.1, 1.0, 7)):
         weight = np.maximum(0, 1 - np.abs(gust - place_in_gust) / 0.15)
         howl += weight * resonate(source, [(base_hz * (1 + 0.13 * number), 30, 1.0), (2.3 * base_hz, 120, 0.15)])
-    return gust**1.5 * (0.25 * rumble + generator.uniform(1.0, 1.6) * 4 * level(howl))
+    return gust**1.2 * (rumble + generator.uniform(0.6, 1.6) * level(howl))
 
 
 def fire_crackling(duration_s: float, generator: np.random.Generator) -> Signal:

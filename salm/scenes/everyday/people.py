@@ -5,17 +5,25 @@ import numpy as np
 from salm.scenes.everyday.synthesis import (
     Signal,
     band,
-    body,
-    click,
     curve,
+    echo,
+    impact,
     level,
+    modes,
     morph,
     num_samples,
     place,
+    scaled,
+    shaped_noise,
     voiced,
     wander,
     white,
 )
+
+_DOOR = [(50, -1), (120, -9), (230, -1), (450, 0), (800, -6), (1_300, -12), (2_200, -30), (5_000, -46)]
+_SHOE = [(50, -11), (120, -4), (300, 0), (700, -4), (1_500, -20), (3_000, -34), (8_000, -48)]
+_SCRAPE = [(200, -20), (800, -6), (2_000, 0), (5_000, -15), (9_000, -23)]
+_KEY = [(100, -39), (400, -27), (900, -6), (1_500, 0), (2_500, 0), (5_000, -19), (9_000, -32)]
 
 
 def baby_crying(duration_s: float, generator: np.random.Generator) -> Signal:
@@ -43,74 +51,66 @@ def baby_crying(duration_s: float, generator: np.random.Generator) -> Signal:
 def applause(duration_s: float, generator: np.random.Generator) -> Signal:
     """A hall of people: each claps at a rate and with a resonance of their hands of their own."""
     line = np.zeros(num_samples(duration_s))
-    for _ in range(generator.integers(120, 220)):
-        rate_hz, centre_hz = generator.uniform(2.8, 5.0), generator.lognormal(np.log(1_600), 0.35)
-        loudness = generator.uniform(0.3, 1.0)
-        clap = click(generator.uniform(0.015, 0.03), 0.6 * centre_hz, 2.0 * centre_hz, generator)
-        clap /= np.sqrt(np.sum(clap**2))
+    for _ in range(generator.integers(75, 150)):
+        rate_hz, hands_hz = generator.uniform(2.8, 5.2), generator.lognormal(np.log(1_450), 0.3)
+        loudness = generator.uniform(0.1, 1.0) ** 2.2
+        spectrum = [(0.25, -24.0), (0.6, -6.0), (1.0, 0.0), (1.7, -4.0), (3.0, -18.0), (6.0, -28.0)]
+        clap = impact(scaled(spectrum, hands_hz), 0.085, 0.47, -13.0, generator)
         start_s = generator.uniform(0, 1 / rate_hz)
         while start_s < duration_s:
             place(line, clap, start_s, loudness * generator.uniform(0.6, 1.0))
             start_s += generator.uniform(0.85, 1.15) / rate_hz
-    return np.tanh(0.8 * line / np.sqrt(12 * np.mean(line**2)))
+    return echo(line, 0.65, -14.0, generator)
 
 
 def footsteps(duration_s: float, generator: np.random.Generator) -> Signal:
-    """Someone in hard shoes: heel, then sole, about two steps a second, left and right not quite alike."""
-    rate_hz, floor_hz = generator.uniform(1.6, 2.1), generator.uniform(90, 150)
-    hardness = generator.uniform(0.5, 1.0)
+    """Someone in shoes on a hard floor: heel, then sole, with a scrape between them, two steps a second or more."""
+    rate_hz, floor = generator.uniform(2.0, 2.5), generator.uniform(1.14, 1.54)
     line = np.zeros(num_samples(duration_s))
     start_s, left = generator.uniform(0.05, 0.25), True
     while start_s < duration_s - 0.1:
-        loudness = (1.0 if left else 0.85) * generator.uniform(0.8, 1.0)
-        heel = level(body(0.12, (floor_hz, 2_500), 40, 0.1, generator))
-        place(line, heel, start_s, 0.6 * loudness)
-        place(line, level(click(0.025, 800, 2_000 + 5_000 * hardness, generator)), start_s, hardness * loudness)
-        sole = generator.uniform(0.06, 0.1)
-        place(line, level(body(0.08, (1.6 * floor_hz, 3_000), 40, 0.06, generator)), start_s + sole, 0.3 * loudness)
-        scrape = band(white(num_samples(0.09), generator), 1_200, 6_000) * np.hanning(num_samples(0.09))
-        place(line, level(scrape), start_s + sole, 0.15 * loudness)
+        shoe = scaled(_SHOE, floor * (1.0 if left else 1.08))
+        loudness, roll_s = generator.uniform(0.75, 1.0), generator.uniform(0.045, 0.06)
+        place(line, impact(shoe, 0.04, 0.33, -18.0, generator), start_s, loudness)
+        place(line, impact(scaled(shoe, 1.4), 0.032, 0.33, -18.0, generator), start_s + roll_s, 0.53 * loudness)
+        length = num_samples(0.15)
+        scrape = shaped_noise(length, _SCRAPE, generator) * np.hanning(length)
+        place(line, level(scrape), start_s + roll_s / 2, 0.33 * loudness)
         start_s += generator.uniform(0.94, 1.06) / rate_hz
         left = not left
-    return line
+    return echo(line, 0.4, -28.0, generator)
 
 
 def door_knock(duration_s: float, generator: np.random.Generator) -> Signal:
     """Three to five raps of a knuckle on a wooden door, then a pause, then again."""
-    panel_hz, rate_hz = generator.uniform(110, 180), generator.uniform(4.0, 6.0)
+    rate_hz, panel = generator.uniform(3.75, 5.0), generator.uniform(0.77, 1.04)
     line = np.zeros(num_samples(duration_s))
     start_s, raps = generator.uniform(0.05, 0.3), int(generator.integers(3, 6))
-    panel_seed = int(generator.integers(2**31))
     while start_s < duration_s - 0.2:
         for _ in range(raps):
-            # One panel: every rap finds the same modes.
-            rap = body(0.2, (panel_hz, 2_200), 24, 0.16, np.random.default_rng(panel_seed))
-            loudness = generator.uniform(0.75, 1.0)
-            place(line, level(rap), start_s, loudness)
-            place(line, level(click(0.012, 500, 3_500, generator)), start_s, 0.5 * loudness)
+            loudness = generator.uniform(0.8, 1.0)
+            place(line, impact(scaled(_DOOR, panel), 0.22, 0.23, -7.0, generator), start_s, loudness)
+            boom = modes(0.3, panel * np.array([190, 330, 470, 720]), [1, 0.8, 0.6, 0.3], 0.19, generator)
+            place(line, level(boom), start_s, 0.8 * loudness)
             start_s += generator.uniform(0.93, 1.07) / rate_hz
         start_s += generator.uniform(0.7, 1.1)
-    return line
+    return echo(line, 0.42, -20.0, generator)
 
 
 def keyboard_typing(duration_s: float, generator: np.random.Generator) -> Signal:
-    """Fast typing in bursts: each key, of its own sound and force, clicks down on its bed and back more softly."""
-    rate_hz = generator.uniform(7.0, 11.0)
-    low_hz = generator.uniform(180, 350)
+    """Typing with pauses: each key, of its own sound and force, is touched, meets its bed, and springs back."""
+    rate_hz, board = generator.uniform(4.2, 6.2), generator.uniform(0.86, 1.16)
     line = np.zeros(num_samples(duration_s))
     start_s = generator.uniform(0.0, 0.15)
     while start_s < duration_s:
-        force = 10 ** (generator.uniform(-16, 0) / 20)
-        brightness = generator.uniform(0.6, 1.4)
-        down = level(click(0.02, 1_000 * brightness, 7_000, generator))
-        bed = level(body(0.06, (low_hz, 5_000), 40, 0.045, generator))
-        touch_s = generator.uniform(0.008, 0.02)
-        place(line, level(click(0.01, 1_500, 9_000, generator)), start_s, 0.2 * force)
-        place(line, down, start_s + touch_s, 0.7 * force)
-        place(line, bed, start_s + touch_s, 0.6 * force)
-        release = level(click(0.015, 1_500 * brightness, 8_000, generator))
-        place(line, release, start_s + generator.uniform(0.05, 0.1), 0.25 * force)
-        start_s += generator.gamma(4.0, 1 / 4.0) / rate_hz
-        if generator.random() < 0.1:
-            start_s += generator.uniform(0.15, 0.5)
-    return line
+        key, force = scaled(_KEY, board * generator.uniform(0.85, 1.2)), generator.uniform(0.35, 1.0)
+        touch = impact(scaled(key, 1.3), 0.032, 0.23, -29.0, generator)
+        bed = impact(key, 0.064, 0.23, -29.0, generator)
+        release = impact(scaled(key, 1.2), 0.045, 0.23, -29.0, generator)
+        place(line, touch, start_s, 0.29 * force)
+        place(line, bed, start_s + generator.uniform(0.012, 0.03), force)
+        place(line, release, start_s + generator.uniform(0.06, 0.12), 0.75 * force)
+        start_s += generator.gamma(10.0, 0.1) / rate_hz
+        if generator.random() < 0.06:
+            start_s += generator.uniform(0.15, 0.4)
+    return echo(line, 0.22, -16.0, generator)

@@ -195,20 +195,6 @@ def body(
     return modes(duration_s, frequencies, levels, time_s * (frequencies / low_hz) ** -0.4, generator)
 
 
-def surroundings(signal: Signal, echo: float, hush: float, generator: np.random.Generator) -> Signal:
-    """The same as heard by a microphone in the open: a faint, dull tail of 0.35 s, and the hush of the place.
-
-    Args:
-        echo: amplitude of the tail relative to the sound.
-        hush: amplitude of the background relative to the sound's peak.
-    """
-    tail = shaped_noise(num_samples(0.35), [(80, -6), (400, 0), (1_500, 0), (8_000, -16)], generator)
-    tail *= decay(len(tail), 0.35, attack_s=0.004)
-    tail *= echo / np.sqrt(np.sum(tail**2))
-    heard = level(signal + fftconvolve(signal, tail)[: len(signal)])
-    return heard + hush * shaped_noise(len(heard), [(60, 6), (300, 0), (3_000, -12), (10_000, -24)], generator)
-
-
 def click(duration_s: float, low_hz: float, high_hz: float, generator: np.random.Generator) -> Signal:
     """A burst of noise in a band that falls to -60 dB in `duration_s`."""
     samples = num_samples(duration_s)
