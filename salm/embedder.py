@@ -157,7 +157,8 @@ class Embedder:
             raise ConfigError(f"unknown embedding {embedding!r}; expected one of {', '.join(EMBEDDINGS)}")
         means: list[Tensor] = []
         pieces: list[EncodedWindows] = []
-        cut = {"convention": convention, "window_s": window_s, "hop_s": hop_s, "allow_mono": embedding == "semantic"}
+        cut: dict[str, Any] = {"convention": convention, "window_s": window_s, "hop_s": hop_s}
+        cut["allow_mono"] = embedding == "semantic"
         sources = recordings(audio, sample_rate=sample_rate, **cut)
         with progress_on_stderr("encoding", quiet=not show_progress_bar) as progress:
             for number, recording in enumerate(sources):
@@ -195,7 +196,7 @@ class Embedder:
         Raises:
             AudioFormatError: a recording cannot be used, or is mono.
         """
-        cut = {"convention": convention, "window_s": window_s, "hop_s": hop_s}
+        cut: dict[str, Any] = {"convention": convention, "window_s": window_s, "hop_s": hop_s}
         means: dict[str, list[Tensor]] = {name: [] for name in ("semantic", "spatial", "joint", "doa")}
         for recording in recordings(audio, sample_rate=sample_rate, **cut):
             encoded = [parts for _, parts in self._encode_parts(recording, batch_size)]
@@ -223,7 +224,7 @@ class Embedder:
         Raises:
             AudioFormatError: the recording cannot be used, or is mono.
         """
-        cut = {"convention": convention, "window_s": window_s, "hop_s": hop_s}
+        cut: dict[str, Any] = {"convention": convention, "window_s": window_s, "hop_s": hop_s}
         for recording in recordings(audio, sample_rate=sample_rate, **cut):
             for batch, parts in self._encode_parts(recording, batch_size):
                 azimuth, elevation = azimuth_elevation(parts.doa.numpy())
@@ -244,8 +245,8 @@ class Embedder:
 
         One recording gives one prediction, a list a list. `reading`: as for `encode_audio`.
         """
-        vectors = self.encode_audio(audio, embedding=embedding, convert_to_tensor=True, **reading)
-        prompts = self.encode_text([direction_prompt(sector) for sector in SECTORS], convert_to_tensor=True)
+        vectors: Any = self.encode_audio(audio, embedding=embedding, convert_to_tensor=True, **reading)
+        prompts: Any = self.encode_text([direction_prompt(sector) for sector in SECTORS], convert_to_tensor=True)
         scale = self._model.log_temperature.exp().detach().cpu()
         predictions = []
         for row in (scale * vectors @ prompts.T).softmax(dim=-1):
@@ -277,7 +278,7 @@ class Embedder:
         Raises:
             DirectionError: the text names no horizontal direction.
         """
-        prompt = self.encode_text(
+        prompt: Any = self.encode_text(
             direction_prompt(parse_sector(direction)), normalize_embeddings=False, convert_to_tensor=True
         )
         with torch.inference_mode():

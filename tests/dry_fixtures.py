@@ -21,7 +21,8 @@ def dry_folder(tmp_path_factory):
         path = folder / f"label{number // 2}" / f"{number}.wav"
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, samples, RATE)
-        sounds.append(DrySound(path, label, (f"A {label} sounds.",), f"group{number}", "made", "CC0", len(samples) / RATE))
+        captions = (f"A {label} sounds.",)
+        sounds.append(DrySound(path, label, captions, f"group{number}", "made", "CC0", len(samples) / RATE))
     write_dry_sounds(folder / "manifest.csv", sounds)
     generator = np.random.default_rng(0)
     np.savez(

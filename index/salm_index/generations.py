@@ -7,6 +7,7 @@ known to be on disk. Whoever opened an old generation keeps it; whoever was abou
 A commit writes every file anew, so its cost grows with the whole index and not with what is added: add in big batches.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -256,11 +257,9 @@ def _discard(folder: Path, generation: int) -> None:
 
 
 def _delete(path: Path) -> None:
-    try:
+    # Windows keeps files that a reader has open; the next writer tries again.
+    with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
-    except OSError:
-        # Windows keeps files that a reader has open; the next writer tries again.
-        pass
 
 
 def _record(path: Path) -> FileRecord:

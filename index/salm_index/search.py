@@ -54,7 +54,7 @@ def search(
     k = _check_k(k)
     allowed_ids = None if where is None else _allowed_ids(snapshot.rows, where)
     found = snapshot.vectors.search(queries, k, snapshot.header.max_norm, allowed_ids)
-    ids = {id for result in found for id in result.ids.tolist()}
+    ids = {row_id for result in found for row_id in result.ids.tolist()}
     rows = snapshot.rows.get(ids)
     if len(rows) != len(ids):
         raise IndexCorruptError(
@@ -90,8 +90,8 @@ def _allowed_ids(rows: Rows, where: Mapping[str, Any]) -> NDArray[np.int64]:
 
 def _hits(found: Found, rows: Mapping[int, Row]) -> list[Hit]:
     hits = []
-    for place, (id, score) in enumerate(zip(found.ids.tolist(), found.scores.tolist(), strict=True)):
-        row = rows[id]
+    for place, (row_id, score) in enumerate(zip(found.ids.tolist(), found.scores.tolist(), strict=True)):
+        row = rows[row_id]
         hits.append(
             Hit(
                 rank=place + 1,

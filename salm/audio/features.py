@@ -86,7 +86,7 @@ class FeatureExtractor(torch.nn.Module):
 
     def _maps(self, samples: Tensor) -> Tensor:
         """(..., channels, samples) to (..., maps, mels, frames)."""
-        # Framing by hand: torch.stft takes five times as long, vector_norm over maps twenty times (2 cores, torch 2.11).
+        # Framing by hand: torch.stft takes five times as long, vector_norm over maps twenty times (torch 2.11, CPU).
         config = self.config
         padded = functional.pad(samples, (config.fft_samples // 2, config.fft_samples // 2), mode="reflect")
         frames = padded.unfold(-1, config.fft_samples, config.hop_samples)

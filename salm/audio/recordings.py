@@ -69,7 +69,7 @@ def recordings(
     Raises:
         AudioFormatError: an array is no recording. Files are looked at when their windows are asked for.
     """
-    cut = {"window_s": window_s, "hop_s": hop_s, "convention": convention, "allow_mono": allow_mono}
+    cut: dict[str, Any] = {"window_s": window_s, "hop_s": hop_s, "convention": convention, "allow_mono": allow_mono}
     found = []
     for item in audio if isinstance(audio, (list, tuple)) else [audio]:
         if isinstance(item, (str, Path)):

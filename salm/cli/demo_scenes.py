@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import salm
 from salm.audio.io import SAMPLE_RATE_HZ, read_mono, write_foa
 from salm.errors import AudioFormatError, SceneError
 from salm.geometry import SECTORS, unit_vector
@@ -96,7 +97,8 @@ def write_demo_scenes(folder: Path, sounds: Sequence[DemoSound], progress: Progr
         AudioFormatError: a sound cannot be read, or is silent.
         DependencyError: pyroomacoustics is not installed.
     """
-    recipe = {"made_by": "salm demo", "version": RECIPE_VERSION, "sounds": [sound.identity for sound in sounds]}
+    versions = {"version": RECIPE_VERSION, "salm": salm.__version__}
+    recipe = {"made_by": "salm demo"} | versions | {"sounds": [sound.identity for sound in sounds]}
     finished = _finished(folder, recipe)
     if finished is not None:
         return finished

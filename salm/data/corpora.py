@@ -21,10 +21,7 @@ def read_corpus(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"{path}: no such caption corpus; see `configs/salm-small-text.yaml` for the files used")
-    if path.suffix == ".json":
-        sentences = _from_json(path)
-    else:
-        sentences = _from_csv(path)
+    sentences = _from_json(path) if path.suffix == ".json" else _from_csv(path)
     return list(dict.fromkeys(text for text in (sentence.strip() for sentence in sentences) if text))
 
 

@@ -56,12 +56,12 @@ class SceneDataModule(lightning.LightningDataModule):
         )  # fmt: skip
         self.everyday_takes = everyday_takes
         self.validation_share, self.validation_clips = validation_share, validation_clips
-        self.training: SceneDataset | None = None
-        self.validation: SceneDataset | None = None
+        self.training: SceneDataset
+        self.validation: SceneDataset
 
     def setup(self, stage: str | None = None) -> None:
         """Decode the sounds and simulate the rooms, or take both from the cache."""
-        if self.training is not None:
+        if hasattr(self, "training"):
             return
         train, held_out = split_by_group(read_dry_sounds(self.manifest), self.validation_share, self.seed)
         self.training = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes)

@@ -38,9 +38,8 @@ class Teacher:
 
     def extended(self, num_sounds: int) -> "Teacher":
         """With as many further rows of NaN: sounds that the teacher has not heard."""
-        pad = ((0, num_sounds), (0, 0))
-        unknown = {"constant_values": np.nan}
-        return Teacher(np.pad(self.embeddings, pad, **unknown), np.pad(self.tags, pad, **unknown))
+        unheard = [np.full((num_sounds, known.shape[1]), np.nan, np.float32) for known in (self.embeddings, self.tags)]
+        return Teacher(np.concatenate([self.embeddings, unheard[0]]), np.concatenate([self.tags, unheard[1]]))
 
 
 class SoundBank:

@@ -70,9 +70,10 @@ class AudioEncoder(nn.Module):
             raise ConfigError(f"expected 1 to {num_maps} semantic maps, got {num_semantic_maps}")
         self.num_semantic_maps = num_semantic_maps
         self.map_norm = MapNorm(num_maps, num_mels)
-        sizes = {"width": width, "depths": depths, "num_heads": num_heads, "window": window}
-        self.semantic = HTSAT(num_maps=num_semantic_maps, **sizes)
-        self.spatial = HTSAT(num_maps=num_maps, **sizes)
+        self.semantic, self.spatial = (
+            HTSAT(num_maps=count, width=width, depths=depths, num_heads=num_heads, window=window)
+            for count in (num_semantic_maps, num_maps)
+        )
         self.stitches = nn.ModuleList(CrossStitch(stage_width) for stage_width in self.semantic.stage_widths)
         self.out_width = self.semantic.out_width
 

@@ -103,7 +103,7 @@ class SalmTraining(lightning.LightningModule):
         terms = self._contrastive_terms(parts, batch)
         terms["doa"] = doa_loss(parts.doa, batch.doa.flatten(0, 1))
         terms |= self._teacher_terms(pooled_semantic, batch)
-        total = sum(self._weight(name) * value for name, value in terms.items())
+        total = torch.stack([self._weight(name) * value for name, value in terms.items()]).sum()
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
@@ -139,10 +139,11 @@ class SalmTraining(lightning.LightningModule):
             "joint": contrastive_loss(parts.joint, spatial_captions, scale, both, self.targets),
         }
         if self.loss.prompts:
-            terms["prompts"] = sum(
-                classification_loss(embedding, prompt_texts, scale, sectors) / 2
+            by_joint, by_spatial = (
+                classification_loss(embedding, prompt_texts, scale, sectors)
                 for embedding in (parts.joint, parts.spatial)
             )
+            terms["prompts"] = (by_joint + by_spatial) / 2
         return terms
 
     def validation_step(self, batch: Example, batch_index: int) -> None:
@@ -163,7 +164,8 @@ class SalmTraining(lightning.LightningModule):
         """Zero-shot label and direction accuracy, and localisation error, on scenes of held-out sounds and rooms."""
         seen = {name: torch.cat([part[name] for part in self._validation]) for name in self._validation[0]}
         self._validation.clear()
-        names = self.trainer.datamodule.validation.bank.labels
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        names = data.validation.bank.labels
         labels = functional.normalize(self.encode_texts(tuple(names)), dim=-1)
         prompts = functional.normalize(self.encode_texts(tuple(direction_prompt(s) for s in SECTORS)), dim=-1)
         error = torch.acos((seen["doa"] * seen["true_doa"]).sum(-1).clamp(-1, 1)) * (180 / math.pi)
@@ -176,7 +178,7 @@ class SalmTraining(lightning.LightningModule):
         self.log_dict({f"val/{name}": right.float().mean() for name, right in scores.items()}, prog_bar=True)
         self.log("val/doa_median_deg", error.median(), prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             rate = self.learning_rate * (self.text_rate_factor if ".text_" in f".{name}" else 1.0)

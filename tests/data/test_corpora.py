@@ -12,7 +12,9 @@ def test_known_layouts(tmp_path):
         "clotho.csv": "file_name,caption_1,caption_2\na.wav,One,Two\n",
         "bbc.csv": '"location","description","secs"\n"1.wav","Petrol engine, start","9"\n',
         "manifest.csv": "path,label,caption\na.ogg,cat,A cat. | A cat meows.\n",
-        "wavcaps.json": json.dumps({"data": [{"title": "Bell", "description": "A bell rings", "caption": "Bell rings."}]}),
+        "wavcaps.json": json.dumps(
+            {"data": [{"title": "Bell", "description": "A bell rings", "caption": "Bell rings."}]}
+        ),
         "ontology.json": json.dumps([{"name": "Speech", "description": "People talk", "id": "/m"}]),
     }
     expected = {

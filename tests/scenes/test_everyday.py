@@ -9,6 +9,7 @@ from scipy.signal import welch
 
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.errors import SceneError
+from salm.geometry import find_elevation, find_sector
 from salm.scenes.everyday import EVERYDAY_CAPTIONS, EVERYDAY_KINDS, everyday_sound
 
 SEEDS = range(3)
@@ -61,6 +62,14 @@ def test_kinds_are_the_25_of_the_demo_and_all_have_captions():
     for kind, captions in EVERYDAY_CAPTIONS.items():
         assert 3 <= len(captions) == len(set(captions)), kind
         assert all(caption and caption == caption.strip() for caption in captions), kind
+
+
+def test_captions_name_no_direction():
+    for kind, captions in EVERYDAY_CAPTIONS.items():
+        for text in (kind, *captions):
+            # Spatial captions add the true one; "a helicopter overhead" would contradict it.
+            assert find_sector(text) is None, text
+            assert find_elevation(text) is None, text
 
 
 @pytest.mark.parametrize("kind", EVERYDAY_KINDS)

@@ -45,9 +45,7 @@ def configure(dry_folder, start, tmp_path):
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
                     "init_args": {"save_dir": str(run), "name": "log"},
                 },
-                "callbacks": [
-                    {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoints}
-                ],
+                "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoints}],
             },
             "model": {
                 "size": "salm-tiny",
@@ -115,7 +113,8 @@ def test_text_training_runs_from_a_configuration(tmp_path):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     teacher = tmp_path / "teacher"
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "rain", "dog", "bell"]))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "rain", "dog", "bell"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(teacher)
     BertModel(
         BertConfig(vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)

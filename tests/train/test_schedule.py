@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from salm.train.schedule import warmup_cosine
@@ -9,4 +11,4 @@ def test_warm_up_is_linear_then_cosine_falls_to_zero():
     assert factors[10] == pytest.approx(1.0)
     assert factors[60] == pytest.approx(0.5)
     assert factors[110] == pytest.approx(0.0)
-    assert all(later <= earlier for earlier, later in zip(factors[10:], factors[11:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(factors[10:]))

@@ -185,16 +185,6 @@ def modes(
     return result
 
 
-def body(
-    duration_s: float, band_hz: tuple[float, float], num_modes: int, time_s: float, generator: np.random.Generator
-) -> Signal:
-    """A struck thing without a pitch: dense random modes in a band, the higher the shorter (`time_s` at the lowest)."""
-    low_hz, high_hz = band_hz
-    frequencies = np.exp(generator.uniform(np.log(low_hz), np.log(high_hz), num_modes))
-    levels = generator.uniform(0.2, 1.0, num_modes) * (frequencies / low_hz) ** -0.35
-    return modes(duration_s, frequencies, levels, time_s * (frequencies / low_hz) ** -0.4, generator)
-
-
 def click(duration_s: float, low_hz: float, high_hz: float, generator: np.random.Generator) -> Signal:
     """A burst of noise in a band that falls to -60 dB in `duration_s`."""
     samples = num_samples(duration_s)

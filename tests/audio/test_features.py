@@ -1,0 +1,84 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from salm.audio.features import LOG_MEL_FLOOR_DB, FeatureExtractor, mel_filterbank
+from salm.config import FeatureConfig
+from salm.errors import AudioFormatError, ConfigError
+from salm.geometry import encode_plane_wave, unit_vector
+
+
+@pytest.fixture(scope="module")
+def extract():
+    return FeatureExtractor()
+
+
+def noise(channels: int, samples: int = 24_000, seed: int = 0) -> torch.Tensor:
+    return torch.rand(1, channels, samples, generator=torch.Generator().manual_seed(seed)) - 0.5
+
+
+def test_maps_equal_those_of_pseldnets(extract, shared_dir):
+    """Source: PSELDNets' own extractor, see ../shared/parity/README.md."""
+    with np.load(shared_dir / "parity/pseldnets_features_expected.npz") as expected:
+        maps = extract(torch.from_numpy(expected["foa"].astype(np.float32))[None])[0].numpy()
+        assert np.abs(maps[:4] - expected["features"][:4]).max() < 1e-3  # dB
+        assert np.abs(maps[4:] - expected["features"][4:]).max() < 1e-5
+
+
+def test_shape_of_a_ten_second_clip(extract):
+    assert extract(torch.zeros(2, 4, 240_000)).shape == (2, 7, 1001, 64)
+    assert FeatureConfig().num_frames == 1001
+
+
+def test_a_gain_shifts_log_mel_and_leaves_intensity(extract):
+    foa = noise(4)
+    maps, louder = extract(foa), extract(4.0 * foa)
+    shift = torch.full_like(maps[:, :4], 20 * math.log10(4))
+    torch.testing.assert_close(louder[:, :4] - maps[:, :4], shift, atol=1e-3, rtol=0)
+    torch.testing.assert_close(louder[:, 4:], maps[:, 4:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("azimuth_deg", "elevation_deg"), [(0, 0), (90, 0), (-135, 20), (45, -60)])
+def test_intensity_points_to_a_plane_wave(extract, azimuth_deg, elevation_deg):
+    azimuth, elevation = math.radians(azimuth_deg), math.radians(elevation_deg)
+    foa = encode_plane_wave(noise(1)[0, 0].numpy(), azimuth, elevation).astype(np.float32)
+    flow = extract(torch.from_numpy(foa)[None])[0, 4:].mean(dim=(1, 2)).numpy()
+    direction = flow[[2, 0, 1]] / np.linalg.norm(flow)  # Y, Z, X -> x, y, z
+    np.testing.assert_allclose(direction, unit_vector(azimuth, elevation), atol=1e-3)
+
+
+def test_silence_is_finite(extract):
+    maps = extract(torch.zeros(1, 4, 24_000))
+    assert (maps[:, :4] == LOG_MEL_FLOOR_DB).all()
+    assert not maps[:, 4:].any()
+
+
+def test_a_batch_is_its_clips_one_by_one(extract):
+    clips = torch.cat([noise(4, seed=seed) for seed in range(3)])
+    alone = torch.cat([extract(clip[None]) for clip in clips])
+    assert torch.equal(extract(clips), alone)
+
+
+def test_mono_gives_the_map_of_w(extract):
+    foa = noise(4)
+    torch.testing.assert_close(extract(foa[:, :1])[:, 0], extract(foa)[:, 0], atol=1e-4, rtol=0)
+
+
+def test_filterbank_against_transformers():
+    from transformers.audio_utils import mel_filter_bank
+
+    expected = mel_filter_bank(513, 64, 20.0, 12_000.0, 24_000, norm="slaney", mel_scale="htk")
+    np.testing.assert_allclose(mel_filterbank(FeatureConfig()).numpy(), expected, atol=1e-7)
+
+
+def test_bad_input_is_refused(extract):
+    with pytest.raises(AudioFormatError, match="got 2"):
+        extract(torch.zeros(1, 2, 24_000))
+    with pytest.raises(AudioFormatError, match="expected more than 512 samples .* got 512"):
+        extract(torch.zeros(1, 4, 512))
+    with pytest.raises(ConfigError, match="do not fit below half the sample rate"):
+        FeatureConfig(sample_rate_hz=16_000)
+    with pytest.raises(ConfigError, match=r"features\.num_mels: expected a positive number, got 0"):
+        FeatureConfig(num_mels=0)

@@ -1,0 +1,115 @@
+import pytest
+import torch
+
+from salm.errors import ConfigError
+from salm.models.audio_encoder import AudioEncoder, CrossStitch
+from salm.models.builders import SIZES, build_model, named_config, salm_small, salm_tiny
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = build_model(salm_tiny()).eval()
+    torch.nn.init.normal_(model.spatial_weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def features():
+    return torch.randn(2, 7, 1001, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_joint_embedding_is_equation_2(model, features):
+    parts = model.encode_audio(features)
+    assert torch.equal(parts.joint, parts.semantic + model.spatial_weight * parts.spatial)
+    assert parts.joint.shape == (2, 512)
+    torch.testing.assert_close(parts.doa.norm(dim=-1), torch.ones(2))
+
+
+def test_editing_is_equation_3(model):
+    semantic, spatial, text = torch.randn(3, 4, 512).unbind(0)
+    edited = model.edit_direction(semantic, spatial, text)
+    for row in range(4):
+        scale = spatial[row].norm() / text[row].norm()
+        torch.testing.assert_close(edited[row], semantic[row] + model.spatial_weight * scale * text[row])
+
+
+def test_editing_with_the_own_spatial_part_changes_nothing(model):
+    semantic, spatial = torch.randn(2, 4, 512).unbind(0)
+    torch.testing.assert_close(model.edit_direction(semantic, spatial, 3.0 * spatial), model.join(semantic, spatial))
+
+
+def test_inputs_are_not_modified(model, features):
+    before = features.clone()
+    model.encode_audio(features)
+    assert torch.equal(features, before)
+
+
+def test_one_span_over_everything_equals_pooling(model, features):
+    encoder = model.audio_encoder
+    for pooled, spans in zip(encoder.pool(features), encoder.pool_spans(features, [(0, 32)]), strict=True):
+        torch.testing.assert_close(spans[:, 0], pooled)
+
+
+def test_spans_average_to_the_whole(model, features):
+    halves = model.audio_encoder.pool_spans(features, [(0, 16), (16, 32)])
+    for pooled, spans in zip(model.audio_encoder.pool(features), halves, strict=True):
+        torch.testing.assert_close(spans.mean(dim=1), pooled)
+
+
+def test_mono_is_heard_as_a_diffuse_field(model):
+    logmel = torch.full((1, 1, 1001, 64), -30.0)
+    diffuse = torch.cat([logmel, (logmel - 4.771213).expand(-1, 3, -1, -1), torch.zeros(1, 3, 1001, 64)], dim=1)
+    expected = model.semantic_projection(model.audio_encoder.pool(diffuse)[0])
+    torch.testing.assert_close(model.encode_semantic(logmel), expected)
+
+
+def test_cross_stitch_feeds_the_mixed_first_branch_to_the_second():
+    stitch = CrossStitch(1)
+    stitch.weight.data = torch.tensor([[[2.0, 3.0], [5.0, 7.0]]])
+    first, second = stitch(torch.ones(1, 1, 1), torch.full((1, 1, 1), 10.0))
+    assert first.item() == 2 + 30
+    assert second.item() == 5 * 32 + 70
+
+
+def test_uncoupled_branches_are_independent(features):
+    encoder = AudioEncoder(width=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 4)).eval()
+    for stitch in encoder.stitches:
+        stitch.weight.data = torch.eye(2).repeat(len(stitch.weight), 1, 1)
+    changed = features.clone()
+    changed[:, 1:] += 1.0
+    (semantic, spatial), (semantic_again, spatial_again) = encoder.pool(features), encoder.pool(changed)
+    assert torch.equal(semantic, semantic_again)
+    assert not torch.equal(spatial, spatial_again)
+
+
+def test_text_padding_changes_nothing(model):
+    ids = torch.tensor([[0, 7, 8, 2]])
+    padded = torch.tensor([[0, 7, 8, 2, 1, 1]])
+    alone = model.encode_text(ids, torch.ones_like(ids))
+    torch.testing.assert_close(model.encode_text(padded, (padded != 1).long()), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_every_weight_gets_a_gradient(features):
+    model = build_model(salm_tiny())
+    parts = model.encode_audio(features)
+    text = model.encode_text(torch.tensor([[0, 5, 2]]), torch.ones(1, 3, dtype=torch.long))
+    (parts.joint.square().sum() + parts.doa[:, 0].sum() + text.sum()).backward()
+    without = [name for name, value in model.named_parameters() if value.grad is None]
+    assert without == ["log_temperature"]
+
+
+def test_sizes():
+    count = sum(value.numel() for value in build_model(salm_small()).state_dict().values())
+    assert 16e6 < count < 18.5e6
+    assert 2 * count < 40e6, "salm-small in half precision must stay under 40 MB"
+    base = named_config("salm-base")
+    assert (base.audio.width, base.audio.depths, base.text.width, base.text.depth) == (96, (2, 2, 6, 2), 768, 12)
+    assert set(SIZES) == {"salm-base", "salm-small", "salm-tiny"}
+    with pytest.raises(ConfigError, match="unknown model size 'salm-huge'; expected one of salm-base, salm-small"):
+        named_config("salm-huge")
+
+
+def test_more_semantic_maps_than_maps_are_refused():
+    with pytest.raises(ConfigError, match="expected 1 to 7 semantic maps, got 8"):
+        AudioEncoder(width=8, depths=(1,), num_heads=(1,), num_semantic_maps=8)
