@@ -16,6 +16,7 @@ class TextEncoder(nn.Module):
         width, depth, num_heads, hidden_width: sizes of the transformer.
         max_tokens: longest sentence, start and end tokens included.
         dropout: of hidden states and attention, in training only.
+        layer_norm_eps: 1e-5 in RoBERTa; `ClapModel` repositories state 1e-12.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class TextEncoder(nn.Module):
         hidden_width: int,
         max_tokens: int,
         dropout: float = 0.1,
+        layer_norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.roberta = RobertaModel(
@@ -41,7 +43,7 @@ class TextEncoder(nn.Module):
                 type_vocab_size=1,
                 hidden_dropout_prob=dropout,
                 attention_probs_dropout_prob=dropout,
-                layer_norm_eps=1e-5,
+                layer_norm_eps=layer_norm_eps,
             )
         )
         self.max_tokens = max_tokens

@@ -89,6 +89,7 @@ def save_checkpoint(
             (staging / CARD_FILE).write_text(card)
         folder.mkdir(exist_ok=True)
         for file in sorted(staging.iterdir()):
+            file.chmod(0o644)  # safetensors writes for the owner alone
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -1,74 +1,100 @@
-"""Weights of others -> SALM's modules: PSELDNets' EINV2-HTSAT and LAION-CLAP, key by key.
+"""Weights of others -> SALM's modules: PSELDNets' EINV2-HTSAT, LAION-CLAP, and transformers' `ClapModel`.
 
-Every key of a foreign checkpoint is used, or ignored by name (`IGNORED`), or an error. Files are read with
-`weights_only=True`.
+Each key map is explicit; what is left out is named with its reason, anything else is an error (`salm.weights.foreign`).
+`read_*` give the module and the report of what was used; `*_from_*` the module alone. `salm.weights.initialise` puts
+them into a SALM model.
 """
 
-import pickle
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
-from salm.errors import CheckpointError
+from salm.errors import CheckpointError, ConfigError
 from salm.models.audio_encoder import AudioEncoder, MapNorm
 from salm.models.htsat import HTSAT, fold_image, stretch_time
 from salm.models.salm import Projection
 from salm.models.text_encoder import PAD_ID, TextEncoder
+from salm.weights.foreign import ForeignState, Report, Rules, htsat_sizes, match_keys, read_state
 
-IGNORED = (
-    r"relative_position_index$",  # rebuilt from the window's size
-    r"attn_mask$",
-    r"tscam_conv\.",  # classification heads of the original task
-    r"(?:^|\.)head\.",
-    r"num_batches_tracked$",
-    r"spectrogram_extractor\.",  # SALM computes its own features
-    r"logmel_extractor\.",
-    r"_transform\.",  # LAION-CLAP's heads for single-modality tuning
-    r"logit_scale_[at]$",
-    r"embeddings\.position_ids$",
-)
-"""Patterns of keys that are left out, and why."""
 NUM_MAPS = 7
+ROBERTA_HEAD_WIDTH = 64
+"""Width of an attention head in every released RoBERTa: the only size that the weights do not tell."""
+_NORM = r"(weight|bias|running_mean|running_var)"
 
-
-def audio_encoder_from_pseldnets(path: str | Path) -> AudioEncoder:
-    """The dual encoder of a PSELDNets EINV2-HTSAT checkpoint, in the checkpoint's own sizes and evaluation mode.
-
-    Its semantic branch ("sed") reads the four log-mel maps, its spatial branch ("doa") all seven.
-
-    Raises:
-        CheckpointError: not such a checkpoint; the message lists missing or unexpected keys.
-    """
-    state = {re.sub(r"^net\.", "", key): value for key, value in _read(path).items()}
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if key.startswith("scalar.") or _is_ignored(key):
-            continue
-        key = re.sub(r"^sed_encoder\.", "semantic.", key)
-        key = re.sub(r"^doa_encoder\.", "spatial.", key)
-        renamed[re.sub(r"^stitch1\.", "stitches.", key)] = value
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        parts = [state[key] for number in range(NUM_MAPS) if (key := f"scalar.{number}.{name}") in state]
-        if len(parts) < NUM_MAPS:
-            raise CheckpointError(f"{path}: no scalar.0 to scalar.{NUM_MAPS - 1}.{name}; expected EINV2-HTSAT")
-        renamed[f"map_norm.norm.{name}"] = torch.cat(parts)
-    encoder = AudioEncoder(
-        **_htsat_sizes(path, renamed, "semantic."),
-        num_semantic_maps=_find(path, renamed, "semantic.patch_embed.proj.weight").shape[1],
-        num_mels=len(renamed["map_norm.norm.weight"]) // NUM_MAPS,
-    )
-    _load(path, encoder, renamed)
-    return encoder.eval()
+PSELDNETS_RULES: Rules = (
+    (rf"net\.scalar\.(\d+)\.{_NORM}", r"scalar.\1.\2"),
+    (r"net\.sed_encoder\.(.+)", r"semantic.\1"),
+    (r"net\.doa_encoder\.(.+)", r"spatial.\1"),
+    (r"net\.stitch1\.(\d+)\.weight", r"stitches.\1.weight"),
+)
+PSELDNETS_IGNORED = {
+    r".*\.relative_position_index": "rebuilt from the window's size",
+    r".*\.attn_mask": "rebuilt from the window's size",
+    r".*\.num_batches_tracked": "counters of training steps",
+    r"net\.(?:sed|doa)_tscam_conv\.(?:weight|bias)": "heads of the original task",
+}
+LAION_RULES: Rules = (
+    (rf"(?:module\.)?audio_branch\.bn0\.{_NORM}", r"map_norm.norm.\1"),
+    (r"(?:module\.)?audio_branch\.((?:patch_embed\.(?:proj|norm)|layers|norm)\..+)", r"htsat.\1"),
+    (r"(?:module\.)?text_branch\.(.+)", r"text_encoder.roberta.\1"),
+    (r"(?:module\.)?((?:audio|text)_projection\.[02]\.(?:weight|bias))", r"\1"),
+)
+LAION_IGNORED = {
+    r".*\.relative_position_index": "rebuilt from the window's size",
+    r".*\.attn_mask": "rebuilt from the window's size",
+    r".*\.num_batches_tracked": "counters of training steps",
+    r"(?:module\.)?audio_branch\.(?:tscam_conv|head)\..+": "heads of the original task",
+    r"(?:module\.)?audio_branch\.(?:spectrogram|logmel)_extractor\..+": "the original feature extractor",
+    r"(?:module\.)?(?:audio|text)_transform\..+": "heads for tuning on one modality",
+    r"(?:module\.)?logit_scale_[at]": "temperatures of the original training",
+    r"(?:module\.)?text_branch\.embeddings\.(?:position_ids|token_type_ids)": "constants",
+}
+_HF_LAYER = r"audio_model\.audio_encoder\.(layers\.\d+\.blocks\.\d+)\."
+HF_RULES: Rules = (
+    (rf"audio_model\.audio_encoder\.batch_norm\.{_NORM}", r"map_norm.norm.\1"),
+    (rf"{_HF_LAYER}layernorm_before\.(.+)", r"htsat.\1.norm1.\2"),
+    (rf"{_HF_LAYER}layernorm_after\.(.+)", r"htsat.\1.norm2.\2"),
+    (rf"{_HF_LAYER}attention\.self\.relative_position_bias_table", r"htsat.\1.attn.relative_position_bias_table"),
+    (rf"{_HF_LAYER}attention\.self\.(query|key|value)\.(weight|bias)", r"htsat.\1.attn.qkv.\2.\3"),
+    (rf"{_HF_LAYER}attention\.output\.dense\.(.+)", r"htsat.\1.attn.proj.\2"),
+    (rf"{_HF_LAYER}intermediate\.dense\.(.+)", r"htsat.\1.mlp.fc1.\2"),
+    (rf"{_HF_LAYER}output\.dense\.(.+)", r"htsat.\1.mlp.fc2.\2"),
+    (r"audio_model\.audio_encoder\.(layers\.\d+\.downsample\.(?:reduction|norm)\..+)", r"htsat.\1"),
+    (r"audio_model\.audio_encoder\.((?:patch_embed\.(?:proj|norm)|norm)\..+)", r"htsat.\1"),
+    (r"text_model\.(.+)", r"text_encoder.roberta.\1"),
+    (r"((?:audio|text)_projection)\.linear1\.(.+)", r"\1.0.\2"),
+    (r"((?:audio|text)_projection)\.linear2\.(.+)", r"\1.2.\2"),
+)
+HF_IGNORED = {
+    r".*\.relative_position_index": "rebuilt from the window's size",
+    r".*\.num_batches_tracked": "counters of training steps",
+    r"logit_scale_[at]": "temperatures of the original training",
+    r"text_model\.embeddings\.(?:position_ids|token_type_ids)": "constants",
+}
+HF_AUDIO = {
+    "enable_fusion": False,
+    "spec_size": 256,
+    "patch_size": 4,
+    "patch_embed_input_channels": 1,
+    "hidden_act": "gelu",
+    "mlp_ratio": 4.0,
+    "layer_norm_eps": 1e-5,
+    "projection_hidden_act": "relu",
+}
+"""Values of a `ClapAudioConfig` that SALM's HTSAT has built in."""
+HF_TEXT = {"hidden_act": "gelu", "pad_token_id": PAD_ID, "type_vocab_size": 1, "projection_hidden_act": "relu"}
+"""The same of a `ClapTextConfig`."""
 
 
 class ClapTowers(nn.Module):
-    """The two towers of LAION-CLAP: one HTSAT branch over stretched log-mel maps, and RoBERTa."""
+    """The two towers of LAION-CLAP: one HTSAT branch over stretched log-mel maps, and RoBERTa.
+
+    Embeddings are the projections' output as it is, like SALM's own and the reference numbers; `ClapModel`'s
+    `get_*_features` are these divided by their lengths.
+    """
 
     def __init__(self, htsat: HTSAT, text_encoder: TextEncoder, *, num_mels: int, embedding_width: int) -> None:
         super().__init__()
@@ -84,108 +110,142 @@ class ClapTowers(nn.Module):
         return self.htsat(fold_image(maps)).mean(dim=1)
 
     def embed_audio(self, logmel: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch embedding"]:
-        """L2-normalised audio embeddings."""
-        return functional.normalize(self.audio_projection(self.pool_audio(logmel)), dim=-1)
+        """Unnormalised audio embeddings."""
+        return self.audio_projection(self.pool_audio(logmel))
 
     def embed_text(
         self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch embedding"]:
-        """L2-normalised text embeddings."""
-        return functional.normalize(self.text_projection(self.text_encoder(ids, mask)), dim=-1)
+        """Unnormalised text embeddings."""
+        return self.text_projection(self.text_encoder(ids, mask))
 
 
-def clap_from_laion(path: str | Path) -> ClapTowers:
-    """The towers of a LAION-CLAP `.pt` file, in the checkpoint's own sizes and evaluation mode.
+def audio_encoder_from_pseldnets(path: str | Path) -> AudioEncoder:
+    """The dual encoder of a PSELDNets EINV2-HTSAT checkpoint, in the checkpoint's own sizes and evaluation mode.
+
+    Its semantic branch ("sed") reads the four log-mel maps, its spatial branch ("doa") all seven.
 
     Raises:
         CheckpointError: not such a checkpoint; the message lists missing or unexpected keys.
     """
-    renamed: dict[str, Tensor] = {}
-    for key, value in _read(path).items():
-        if _is_ignored(key):
-            continue
-        key = re.sub(r"^module\.", "", key)
-        key = re.sub(r"^audio_branch\.bn0\.", "map_norm.norm.", key)
-        key = re.sub(r"^audio_branch\.", "htsat.", key)
-        renamed[re.sub(r"^text_branch\.", "text_encoder.roberta.", key)] = value
-    roberta = "text_encoder.roberta."
-    words = _find(path, renamed, f"{roberta}embeddings.word_embeddings.weight")
-    hidden = _find(path, renamed, f"{roberta}encoder.layer.0.intermediate.dense.weight")
-    depth = 1 + max(int(key.split(".")[4]) for key in renamed if key.startswith(f"{roberta}encoder.layer."))
-    towers = ClapTowers(
-        HTSAT(num_maps=1, **_htsat_sizes(path, renamed, "htsat.")),
-        TextEncoder(
-            vocabulary_size=words.shape[0],
-            width=words.shape[1],
-            depth=depth,
-            num_heads=max(1, words.shape[1] // ROBERTA_HEAD_WIDTH) if words.shape[1] >= 128 else SMALL_HEADS,
-            hidden_width=hidden.shape[0],
-            max_tokens=_find(path, renamed, f"{roberta}embeddings.position_embeddings.weight").shape[0] - PAD_ID - 1,
-        ),
-        num_mels=len(_find(path, renamed, "map_norm.norm.weight")),
-        embedding_width=_find(path, renamed, "audio_projection.0.weight").shape[0],
-    )
-    _load(path, towers, renamed)
-    return towers.eval()
+    return read_pseldnets(path)[0]
 
 
-ROBERTA_HEAD_WIDTH = 64
-"""Width of an attention head in every released RoBERTa: the only size that the weights do not tell."""
-SMALL_HEADS = 2
-"""Heads of encoders narrower than two such heads (test fixtures)."""
-
-
-def _read(path: str | Path) -> dict[str, Tensor]:
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+def read_pseldnets(path: str | Path) -> tuple[AudioEncoder, Report]:
+    """As `audio_encoder_from_pseldnets`, with the report of what was used and what was left out."""
+    state = match_keys(str(path), read_state(path), PSELDNETS_RULES, PSELDNETS_IGNORED)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        state.join([f"scalar.{number}.{name}" for number in range(NUM_MAPS)], f"map_norm.norm.{name}")
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint of plain tensors ({type(error).__name__})") from error
-    state = document.get("state_dict", document) if isinstance(document, Mapping) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected a state dictionary of tensors, or one under `state_dict`")
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-
-
-def _is_ignored(key: str) -> bool:
-    return any(re.search(pattern, key) for pattern in IGNORED)
-
-
-def _find(path: str | Path, state: Mapping[str, Tensor], key: str) -> Tensor:
-    if key not in state:
-        raise CheckpointError(f"{path}: no {key}; another layout ({', '.join(list(state)[:3])}, ...)")
-    return state[key]
-
-
-def _htsat_sizes(path: str | Path, state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """Width, depths, heads and window of an HTSAT branch, read off its weights."""
-    blocks = [key.removeprefix(f"{prefix}layers.") for key in state if key.startswith(f"{prefix}layers.")]
-    places = [re.match(r"(\d+)\.blocks\.(\d+)\.", key) for key in blocks]
-    found = {(int(place[1]), int(place[2])) for place in places if place}
-    if not found:
-        raise CheckpointError(f"{path}: no {prefix}layers.*.blocks.*; expected HTSAT weights")
-    stages = range(1 + max(stage for stage, _ in found))
-    tables = [state[f"{prefix}layers.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in stages]
-    return {
-        "width": _find(path, state, f"{prefix}patch_embed.proj.weight").shape[0],
-        "depths": tuple(sum(1 for place in found if place[0] == stage) for stage in stages),
-        "num_heads": tuple(table.shape[1] for table in tables),
-        "window": (round(tables[0].shape[0] ** 0.5) + 1) // 2,
-    }
-
-
-def _load(path: str | Path, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    own = module.state_dict()
-    missing = sorted(key for key in own if key not in state and not _is_ignored(key))
-    surplus = sorted(key for key in state if key not in own)
-    if missing or surplus:
-        raise CheckpointError(
-            f"{path}: {len(missing)} keys missing {missing[:4]}, {len(surplus)} unexpected {surplus[:4]}; "
-            "only the keys in salm.weights.convert.IGNORED may be left over"
+        encoder = AudioEncoder(
+            **htsat_sizes(state, "semantic."),
+            num_semantic_maps=state.find("semantic.patch_embed.proj.weight").shape[1],
+            num_mels=len(state.find("map_norm.norm.weight")) // NUM_MAPS,
         )
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    state.load_into(encoder)
+    return encoder.eval(), state.report
+
+
+def clap_from_laion(path: str | Path, *, text_heads: int | None = None) -> ClapTowers:
+    """The towers of a LAION-CLAP `.pt` file (HTSAT and RoBERTa), in its own sizes and evaluation mode.
+
+    Args:
+        path: the file; one trained with feature fusion is refused.
+        text_heads: attention heads of the text tower; by default RoBERTa's 64 channels per head, but at least two.
+
+    Raises:
+        CheckpointError: not such a checkpoint; the message lists missing or unexpected keys.
+    """
+    return read_laion_clap(path, text_heads=text_heads)[0]
+
+
+def read_laion_clap(path: str | Path, *, text_heads: int | None = None) -> tuple[ClapTowers, Report]:
+    """As `clap_from_laion`, with the report of what was used and what was left out."""
+    state = match_keys(str(path), read_state(path), LAION_RULES, LAION_IGNORED)
+    width = state.find("text_encoder.roberta.embeddings.word_embeddings.weight").shape[1]
+    return _towers(state, text_heads or max(2, width // ROBERTA_HEAD_WIDTH), layer_norm_eps=1e-5), state.report
+
+
+def clap_from_hf(name_or_path: str | Path) -> ClapTowers:
+    """The towers of a Hugging Face `ClapModel` repository or folder, in its own sizes and evaluation mode.
+
+    Raises:
+        CheckpointError: not found, not a `ClapModel`, or one of a kind that SALM's HTSAT is not.
+    """
+    return read_hf_clap(name_or_path)[0]
+
+
+def read_hf_clap(name_or_path: str | Path) -> tuple[ClapTowers, Report]:
+    """As `clap_from_hf`, with the report of what was used and what was left out."""
+    from transformers import ClapConfig, ClapModel
+
+    source = str(name_or_path)
     try:
-        module.load_state_dict({key: state.get(key, own[key]) for key in own})
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: sizes do not fit together ({str(error).splitlines()[1].strip()})") from error
+        kind = ClapConfig.get_config_dict(source)[0].get("model_type")
+        if kind != "clap":
+            raise CheckpointError(f"{source}: expected a ClapModel, got model type {kind!r}")
+        model, loading = ClapModel.from_pretrained(source, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{source}: no ClapModel here or on the Hugging Face hub ({reason})") from error
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
+    if wrong:
+        raise CheckpointError(f"{source}: its weights do not fit its configuration: {wrong}")
+    return towers_from_clap_model(model, source)
+
+
+def towers_from_clap_model(model: Any, source: str) -> tuple[ClapTowers, Report]:
+    """The towers of a loaded `transformers.ClapModel`, with the report of what was used and what was left out.
+
+    Raises:
+        CheckpointError: a model of a kind that SALM's HTSAT is not (feature fusion, other patches).
+    """
+    text = model.config.text_config
+    for part, values, built_in in (("audio", model.config.audio_config, HF_AUDIO), ("text", text, HF_TEXT)):
+        for name, expected in built_in.items():
+            if getattr(values, name) != expected:
+                raise CheckpointError(
+                    f"{source}: {part}_config.{name} is {getattr(values, name)!r}, SALM converts {expected!r} alone"
+                )
+    state = match_keys(source, model.state_dict(), HF_RULES, HF_IGNORED)
+    for query in [key for key in state.weights if ".qkv.query." in key]:
+        parts = [query.replace(".query.", f".{name}.") for name in ("query", "key", "value")]
+        state.join(parts, query.replace(".query.", "."))
+    return _towers(state, text.num_attention_heads, layer_norm_eps=text.layer_norm_eps), state.report
+
+
+def clap_from(name_or_path: str | Path) -> ClapTowers:
+    """The towers of a LAION-CLAP file, or else of a `ClapModel` folder or repository."""
+    return (clap_from_laion if Path(name_or_path).is_file() else clap_from_hf)(name_or_path)
+
+
+def _towers(state: ForeignState, text_heads: int, *, layer_norm_eps: float) -> ClapTowers:
+    roberta = "text_encoder.roberta."
+    vocabulary_size, width = state.find(f"{roberta}embeddings.word_embeddings.weight").shape
+    numbers = [int(key.split(".")[4]) for key in state.weights if key.startswith(f"{roberta}encoder.layer.")]
+    positions = len(state.find(f"{roberta}embeddings.position_embeddings.weight"))
+    if width % text_heads:
+        raise CheckpointError(f"{state.source}: text width {width} is not a multiple of {text_heads} heads")
+    try:
+        htsat = HTSAT(num_maps=1, **htsat_sizes(state, "htsat."))
+    except ConfigError as error:
+        raise CheckpointError(f"{state.source}: {error}") from error
+    text_encoder = TextEncoder(
+        vocabulary_size=vocabulary_size,
+        width=width,
+        depth=1 + max(numbers, default=0),
+        num_heads=text_heads,
+        hidden_width=state.find(f"{roberta}encoder.layer.0.intermediate.dense.weight").shape[0],
+        max_tokens=positions - PAD_ID - 1,
+        layer_norm_eps=layer_norm_eps,
+    )
+    towers = ClapTowers(
+        htsat,
+        text_encoder,
+        num_mels=len(state.find("map_norm.norm.weight")),
+        embedding_width=state.find("audio_projection.0.weight").shape[0],
+    )
+    state.load_into(towers)
+    return towers.eval()
