@@ -37,8 +37,8 @@ class Report:
     """
 
     source: str
-    used: Mapping[str, str]
-    ignored: Mapping[str, str]
+    used: dict[str, str]
+    ignored: dict[str, str]
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self.ignored.values()).most_common())
@@ -77,7 +77,7 @@ class ForeignState:
         self.weights[joined] = torch.cat([self.weights.pop(key) for key in keys])
         for foreign, own in self.report.used.items():
             if own in keys:
-                self.report.used[foreign] = joined  # type: ignore[index]
+                self.report.used[foreign] = joined
 
     def load_into(self, module: nn.Module) -> None:
         """Fill a module; nothing may be missing, left over or of another shape.
@@ -104,21 +104,21 @@ class ForeignState:
 
 
 def match_keys(source: str, state: Mapping[str, Tensor], rules: Rules, reasons: Reasons) -> ForeignState:
-    """Rename a state dictionary by rules; keys that neither a rule nor a reason covers are kept as unexpected."""
+    """Rename a state dictionary by rules; what neither a rule nor a reason covers, or comes twice, is unexpected."""
     weights: dict[str, Tensor] = {}
     used: dict[str, str] = {}
     ignored: dict[str, str] = {}
     unexpected = []
     for key, value in state.items():
         reason = next((why for pattern, why in reasons.items() if re.fullmatch(pattern, key)), None)
-        rule = next((rule for rule in rules if re.fullmatch(rule[0], key)), None)
+        own = next((re.sub(pattern, name, key) for pattern, name in rules if re.fullmatch(pattern, key)), None)
         if reason is not None:
             ignored[key] = reason
-        elif rule is not None:
-            used[key] = re.sub(rule[0], rule[1], key)
-            weights[used[key]] = value.float() if value.is_floating_point() else value
-        else:
+        elif own is None or own in weights:
             unexpected.append(key)
+        else:
+            used[key] = own
+            weights[own] = value.float() if value.is_floating_point() else value
     return ForeignState(source, weights, Report(source, used, ignored), tuple(unexpected))
 
 

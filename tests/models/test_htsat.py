@@ -40,10 +40,10 @@ def test_window_attention_against_a_loop():
 
 def test_a_shifted_block_does_not_look_across_the_seam():
     torch.manual_seed(0)
-    block = SwinBlock(8, num_heads=1, side=8, window=4, shift=2)
-    tokens = torch.randn(1, 64, 8)
+    block = SwinBlock(8, num_heads=1, side=8, window=4, shift=2).double()
+    tokens = torch.randn(1, 64, 8, dtype=torch.float64)
     changed = tokens.clone()
-    changed[0, 7 * 8] += 1.0  # last row, first column: rolled beside the first rows, but not of them
+    changed[0, 7 * 8] = torch.randn(8)  # last row, first column: rolled beside the first rows, but not of them
     difference = (block(changed) - block(tokens)).abs().amax(dim=-1).view(8, 8)
     assert difference[7, 0] > 0
     assert difference[:2].max() == 0
@@ -52,10 +52,10 @@ def test_a_shifted_block_does_not_look_across_the_seam():
 
 def test_an_unshifted_block_stays_within_its_window():
     torch.manual_seed(0)
-    block = SwinBlock(8, num_heads=1, side=8, window=4, shift=0)
-    tokens = torch.randn(1, 64, 8)
+    block = SwinBlock(8, num_heads=1, side=8, window=4, shift=0).double()
+    tokens = torch.randn(1, 64, 8, dtype=torch.float64)
     changed = tokens.clone()
-    changed[0, 0] += 1.0
+    changed[0, 0] = torch.randn(8)
     reached = (block(changed) - block(tokens)).abs().amax(dim=-1).view(8, 8) > 0
     assert reached[:4, :4].all()
     assert not reached[4:].any()
