@@ -5,6 +5,7 @@ Importing this package does no work: torch is imported when a function is first 
 """
 
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,8 +30,16 @@ def load(name_or_path: Any = "salm-small", *, device: Any = None) -> "Embedder":
     return load_embedder(name_or_path, device=device)
 
 
-@cache
+_lock = Lock()
+
+
 def _default() -> "Embedder":
+    with _lock:  # else threads that come first would each load it
+        return _load_default()
+
+
+@cache
+def _load_default() -> "Embedder":
     return load()
 
 

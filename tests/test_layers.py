@@ -5,12 +5,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
-    {"salm.errors", "salm.progress"},
+    {"salm.errors", "salm.progress", "salm.results"},
     {"salm.geometry"},
     {"salm.config", "salm.manifest"},
     {"salm.audio", "salm.text"},
     {"salm.scenes", "salm.models"},
-    {"salm.weights", "salm.data"},
+    {"salm.weights", "salm.data", "salm.window_encoder"},
     {"salm.embedder", "salm.train"},
     {"salm.evaluate"},
     {"salm.cli"},

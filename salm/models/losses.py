@@ -25,7 +25,7 @@ def contrastive_loss(
     text: Float[Tensor, "batch width"],
     scale: Float[Tensor, ""],
     same: Bool[Tensor, "batch batch"] | None = None,
-    targets: Targets = "multi_positive",
+    targets: str = "multi_positive",
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE over a batch of pairs; embeddings need not be normalised.
 

@@ -68,6 +68,8 @@ def save_checkpoint(
         CheckpointError: the folder exists and holds something else.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: a file; choose a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{folder}: not empty and no checkpoint; choose another folder")
     import salm  # the version alone; the package imports nothing by itself
@@ -116,7 +118,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         state = load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS_FILE}: damaged ({error}); copy or download it again") from error
-    model = build_model(config)
+    model = _build(folder / CONFIG_FILE, config)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     _check_fit(folder / WEIGHTS_FILE, model, state)
     model.load_state_dict(state)
@@ -136,8 +138,19 @@ def _read_config(path: Path) -> ModelConfig:
         )
     try:
         return from_mapping(ModelConfig, document["model"], str(path))
-    except (KeyError, ConfigError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except KeyError as error:
+        raise CheckpointError(f"{path}: no {error} in it; copy or download it again") from error
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: not a model's configuration ({error}); copy or download it again") from error
+
+
+def _build(path: Path, config: ModelConfig) -> SALM:
+    # Fresh weights are drawn, then overwritten: loading a model must not move the caller's random state.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return build_model(config)
+        except (TypeError, ValueError, RuntimeError, ConfigError) as error:
+            raise CheckpointError(f"{path}: no model can be built from it ({error})") from error
 
 
 def _check_fit(path: Path, model: SALM, state: dict[str, torch.Tensor]) -> None:

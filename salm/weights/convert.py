@@ -8,7 +8,6 @@ them into a SALM model.
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 

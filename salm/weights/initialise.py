@@ -48,9 +48,7 @@ class Initialisation:
 
 
 @torch.no_grad()
-def initialise(
-    model: SALM, *, clap: ClapTowers | None = None, pseldnets: AudioEncoder | None = None
-) -> Initialisation:
+def initialise(model: SALM, *, clap: ClapTowers | None = None, pseldnets: AudioEncoder | None = None) -> Initialisation:
     """Overwrite a fresh model's weights with those of converted checkpoints; see the module for what goes where.
 
     Raises:

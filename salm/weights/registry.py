@@ -1,5 +1,6 @@
 """Names of models -> checkpoint folders: bundled, on disk, or on the Hugging Face hub."""
 
+import os
 import re
 from pathlib import Path
 
@@ -25,12 +26,13 @@ def find_checkpoint(name: str | Path) -> Path:
     text = str(name)
     if text in bundled_models():
         return _BUNDLED / text
-    if Path(name).is_dir():
-        return Path(name)
+    if text and os.path.isdir(folder := Path(name).expanduser()):  # Path.is_dir raises for names that are too long
+        return folder
     if isinstance(name, str) and _REPOSITORY.fullmatch(text) and not text.startswith("."):
         return _download(text)
+    shown = text if len(text) <= 100 else f"{text[:100]}..."
     raise CheckpointError(
-        f"unknown model {text!r}; expected one of {', '.join(bundled_models()) or 'no bundled models'}, a checkpoint "
+        f"unknown model {shown!r}; expected one of {', '.join(bundled_models()) or 'no bundled models'}, a checkpoint "
         "folder, or a Hugging Face repository such as owner/name"
     )
 

@@ -1,10 +1,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import salm
 from salm.config import ModelConfig
 from salm.errors import CheckpointError
 from salm.models.builders import build_model, salm_tiny
@@ -50,6 +52,8 @@ def test_a_folder_of_other_things_is_not_overwritten(tmp_path, tiny_checkpoint):
     checkpoint = load_checkpoint(tiny_checkpoint)
     with pytest.raises(CheckpointError, match="not empty and no checkpoint; choose another folder"):
         save_checkpoint(tmp_path, checkpoint.model, checkpoint.config, checkpoint.tokenizer)
+    with pytest.raises(CheckpointError, match=r"thesis\.txt: a file; choose a folder"):
+        save_checkpoint(tmp_path / "thesis.txt", checkpoint.model, checkpoint.config, checkpoint.tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -137,3 +141,83 @@ def test_an_unreachable_hub_is_a_clear_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(CheckpointError, match=r"someone/model: neither a folder here nor .* \(no route\)"):
         find_checkpoint("someone/model")
+
+
+def test_fp32_round_trip_is_exact(tiny, tmp_path, make_scene):
+    parts = tiny.checkpoint
+    save_checkpoint(tmp_path / "again", parts.model, parts.config, parts.tokenizer, dtype=torch.float32)
+    again = salm.load(tmp_path / "again", device="cpu")
+    assert again.checkpoint.config == parts.config
+    scene = make_scene(2.0)
+    for method, arguments in (("encode_text", ("dog barking",)), ("encode_audio", (scene,))):
+        options = {"sample_rate": 24_000} if method == "encode_audio" else {}
+        np.testing.assert_array_equal(
+            getattr(again, method)(*arguments, **options), getattr(tiny, method)(*arguments, **options)
+        )
+
+
+def test_fp16_costs_its_rounding_alone(tiny, tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    model = load_checkpoint_copy(tiny, tmp_path)
+    with torch.no_grad():
+        for value in model.parameters():
+            value += 1e-3 * torch.randn(value.shape, generator=generator)  # no longer fp16 numbers
+    save_checkpoint(tmp_path / "half", model, tiny.checkpoint.config, tiny.checkpoint.tokenizer)
+    halved = load_checkpoint(tmp_path / "half").model.state_dict()
+    # fp16 has 11 significant bits; below 6e-5 its step is 6e-8.
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(halved[name], value, rtol=2**-11, atol=2**-25)
+    assert any((halved[name] != value).any() for name, value in model.state_dict().items())
+
+
+def load_checkpoint_copy(tiny, tmp_path):
+    parts = tiny.checkpoint
+    save_checkpoint(tmp_path / "start", parts.model, parts.config, parts.tokenizer)
+    return load_checkpoint(tmp_path / "start").model
+
+
+def test_loading_draws_nothing(tiny_checkpoint):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_checkpoint(tiny_checkpoint)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b'{"format_version": 1,', r"config\.json: not JSON"),
+        ("config.json", b"\xff\xfe", r"config\.json: not JSON"),
+        ("config.json", b"[]", "format version None, this SALM reads 1"),
+        ("config.json", b'{"format_version": 1}', r"config\.json: no 'model' in it"),
+        ("config.json", b'{"format_version": 1, "model": 5}', "not a model's configuration"),
+        ("model.safetensors", b"", r"model\.safetensors: damaged"),
+        ("model.safetensors", b"PK\x03\x04 a pickle in a zip file", r"model\.safetensors: damaged"),
+        ("tokenizer.json", b'{"version": "1.0"', r"tokenizer\.json: not a tokenizer"),
+    ],
+)
+def test_malformed_files_are_named(folder, name, content, message):
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format_version=2), "format version 2, this SALM reads 1; upgrade with: pip install"),
+        (lambda d: d["model"].update(colour="red"), "unknown keys colour"),
+        (lambda d: d["model"]["audio"].update(width=-8), "expected positive numbers"),
+        (lambda d: d["model"]["audio"].update(width=8.5), "no model can be built from it"),
+        (lambda d: d["model"]["audio"].update(num_heads=[3, 3, 3, 3]), "no model can be built from it"),
+        (lambda d: d["model"]["audio"].update(width=16), r"has shape \(.*\), expected \("),
+        (lambda d: d["model"]["text"].update(vocabulary_size=10), "do not belong together"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused(folder, change, message):
+    document = json.loads((folder / "config.json").read_text())
+    change(document)
+    (folder / "config.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)

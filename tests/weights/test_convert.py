@@ -146,7 +146,9 @@ def test_the_prefix_of_distributed_training_is_optional(parity, tmp_path):
     assert plain.keys() != state.keys()
     # A training script's leftovers: numpy numbers beside the weights.
     torch.save({"epoch": 1, "best": np.float64(0.5), "state_dict": plain}, tmp_path / "plain.pt")
-    first, second = (clap_from_laion(path).state_dict() for path in (parity / "laion_clap_tiny.pt", tmp_path / "plain.pt"))
+    first, second = (
+        clap_from_laion(path).state_dict() for path in (parity / "laion_clap_tiny.pt", tmp_path / "plain.pt")
+    )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     torch.save({**plain, **state}, tmp_path / "twice.pt")

@@ -1,0 +1,167 @@
+"""Recordings in windows -> what the model says of each window, batched across recordings."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from salm.audio.features import FeatureExtractor
+from salm.audio.io import Window, fit_window
+from salm.audio.recordings import Recording
+from salm.config import FeatureConfig
+from salm.errors import AudioFormatError, ConfigError
+from salm.geometry import azimuth_elevation
+from salm.models.salm import SALM
+from salm.progress import progress_on_stderr
+from salm.results import EncodedWindow
+
+Embedding = Literal["joint", "semantic", "spatial"]
+EMBEDDINGS: tuple[Embedding, ...] = ("joint", "semantic", "spatial")
+PARTS = ("semantic", "spatial", "joint", "doa")
+OnError = Callable[[int, AudioFormatError], None]
+"""Called with the number of a recording that cannot be used, which is then left out."""
+
+
+@dataclass(frozen=True)
+class WindowParts:
+    """One window: the number of its recording, its times, and the model's vectors by name, on the CPU.
+
+    `parts` holds the names of `PARTS`; of a mono recording only "semantic".
+    """
+
+    recording: int
+    start_s: float
+    end_s: float
+    parts: dict[str, Tensor]
+
+
+class WindowEncoder:
+    """A model behind its features: encodes the windows of many recordings in their order.
+
+    Args:
+        model: in evaluation mode.
+        features: what it reads.
+        device: where the model is.
+    """
+
+    def __init__(self, model: SALM, features: FeatureConfig, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.features = FeatureExtractor(features).to(device)
+
+    def windows(
+        self, sources: Sequence[Recording], batch_size: int, on_error: OnError | None = None
+    ) -> Iterator[WindowParts]:
+        """Every window of every recording, read as they are asked for.
+
+        Raises:
+            AudioFormatError: a recording cannot be used, and there is no `on_error`.
+        """
+        for batch in window_batches(sources, batch_size, on_error):
+            vectors = self._encode([window for _, window in batch])
+            for row, (number, window) in enumerate(batch):
+                parts = {name: values[row] for name, values in vectors.items()}
+                yield WindowParts(number, window.start_s, window.end_s, parts)
+
+    def by_recording(
+        self,
+        sources: Sequence[Recording],
+        batch_size: int,
+        *,
+        on_error: OnError | None = None,
+        show_progress_bar: bool = False,
+    ) -> Iterator[list[WindowParts]]:
+        """As `windows`, one list for each recording; one that turns out damaged in its midst is left out whole."""
+        failed: set[int] = set()
+
+        def report(number: int, error: AudioFormatError) -> None:
+            if on_error is None:
+                raise error
+            failed.add(number)
+            on_error(number, error)
+
+        with progress_on_stderr("encoding", quiet=not show_progress_bar) as progress:
+            grouped = groupby(self.windows(sources, batch_size, report), key=lambda window: window.recording)
+            for number, group in grouped:
+                encoded = list(group)  # reads on to the next recording, so any damage of this one is known by now
+                if number not in failed:
+                    yield encoded
+                if progress is not None:
+                    progress(number + 1, len(sources))
+
+    def _encode(self, windows: Sequence[Window]) -> dict[str, Tensor]:
+        length = self.features.config.clip_samples
+        samples = np.stack([fit_window(window.samples, length) for window in windows])
+        with torch.inference_mode():
+            features = self.features(torch.from_numpy(samples).to(self.device))
+            if features.shape[1] == 1:
+                return {"semantic": self.model.encode_semantic(features).float().cpu()}
+            parts = self.model.encode_audio(features)
+            return {name: getattr(parts, name).float().cpu() for name in PARTS}
+
+
+def window_batches(
+    sources: Sequence[Recording], size: int, on_error: OnError | None = None
+) -> Iterator[list[tuple[int, Window]]]:
+    """The windows of all recordings in order, each with its recording's number, up to `size` at a time.
+
+    A batch holds windows of one channel count.
+
+    Raises:
+        AudioFormatError: a recording cannot be used, and there is no `on_error`.
+        ConfigError: `size` is not positive.
+    """
+    check_batch_size(size)
+    batch: list[tuple[int, Window]] = []
+    for number, recording in enumerate(sources):
+        try:
+            for window in chain.from_iterable(recording.batches(1)):
+                if batch and (len(batch) == size or len(batch[0][1].samples) != len(window.samples)):
+                    yield batch
+                    batch = []
+                batch.append((number, window))
+        except AudioFormatError as error:
+            if on_error is None:
+                raise
+            on_error(number, error)
+    if batch:
+        yield batch
+
+
+def encoded_window(window: WindowParts) -> EncodedWindow:
+    """A window of an FOA recording as users see it: normalised embeddings and degrees."""
+    azimuth, elevation = azimuth_elevation(window.parts["doa"].numpy())
+    return EncodedWindow(
+        window.start_s,
+        window.end_s,
+        **{name: functional.normalize(window.parts[name], dim=-1).numpy() for name in EMBEDDINGS},
+        azimuth_deg=math.degrees(azimuth),
+        elevation_deg=math.degrees(elevation),
+    )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch size that nothing can be encoded with."""
+    if batch_size < 1:
+        raise ConfigError(f"expected a batch_size of at least 1, got {batch_size}")
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The named device; by default a GPU if there is one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    has_gpu = torch.cuda.is_available()
+    try:
+        found = torch.device(device or ("cuda" if has_gpu else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {device!r}; expected cpu, cuda, cuda:1, ...") from error
+    if found.type == "cuda" and not has_gpu:
+        raise ConfigError(f"device {str(device)!r}: torch finds no GPU here; pass device='cpu'")
+    return found
