@@ -3,6 +3,7 @@
 Only the builders (`salm.models.builders`) turn these into modules; every module takes plain values.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
@@ -25,9 +26,7 @@ class FeatureConfig:
     max_frequency_hz: float = 12_000.0
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value > 0:
-                raise ConfigError(f"features.{name}: expected a positive number, got {value!r}")
+        _check_numbers("features", self)
         if self.max_frequency_hz > self.sample_rate_hz / 2 or self.min_frequency_hz >= self.max_frequency_hz:
             raise ConfigError(
                 f"features: mel bands from {self.min_frequency_hz} to {self.max_frequency_hz} Hz do not fit below "
@@ -55,9 +54,9 @@ class AudioEncoderConfig:
     window: int = 8
 
     def __post_init__(self) -> None:
+        _check_numbers("audio", self)
         if len(self.depths) != len(self.num_heads):
             raise ConfigError(f"audio: {len(self.depths)} depths but {len(self.num_heads)} head counts")
-        _check_positive("audio", self.width, self.window, *self.depths, *self.num_heads)
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,10 @@ class TextEncoderConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_positive("text", self.vocabulary_size, self.width, self.depth, self.num_heads, self.max_tokens)
+        _check_numbers("text", self)
         if self.width % self.num_heads:
             raise ConfigError(f"text: width {self.width} is not a multiple of {self.num_heads} heads")
-        if not 0.0 <= self.dropout < 1.0:
+        if not self.dropout < 1.0:
             raise ConfigError(f"text.dropout: expected a value in [0, 1), got {self.dropout}")
 
 
@@ -91,13 +90,27 @@ class ModelConfig:
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 
     def __post_init__(self) -> None:
-        _check_positive("embedding_width", self.embedding_width)
+        _check_numbers("model", self)
 
 
-def _check_positive(where: str, *values: float) -> None:
-    for value in values:
-        if not value > 0:
-            raise ConfigError(f"{where}: expected positive numbers, got {value!r}")
+MAY_BE_ZERO = ("dropout",)
+"""Numbers that need not be positive."""
+
+
+def _check_numbers(where: str, config: Any) -> None:
+    """Check every number of a configuration: whole where it is declared so, finite, and positive."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if item.type not in (int, float, tuple[int, ...]):
+            continue
+        if item.type == tuple[int, ...] and not isinstance(value, tuple):
+            raise ConfigError(f"{where}.{item.name}: expected a list of whole numbers, got {value!r}")
+        kind = "number" if item.type is float else "whole number"
+        allowed = (int, float) if item.type is float else (int,)
+        for number in value if isinstance(value, tuple) else (value,):
+            is_number = isinstance(number, allowed) and not isinstance(number, bool) and math.isfinite(number)
+            if not is_number or number < 0 or (number == 0 and item.name not in MAY_BE_ZERO):
+                raise ConfigError(f"{where}.{item.name}: expected a positive {kind}, got {number!r}")
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:

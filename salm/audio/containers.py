@@ -71,7 +71,9 @@ def read_blocks(path: Path, file: soundfile.SoundFile) -> Iterator[NDArray[np.fl
         try:
             block = file.read(size, dtype="float32", always_2d=True).T
         except soundfile.LibsndfileError as error:
-            raise AudioFormatError(f"{path}: damaged after {position / file.samplerate:.2f} s ({error})") from error
+            raise AudioFormatError(
+                f"{path}: damaged after {position / file.samplerate:.2f} s ({error}); copy the file again"
+            ) from error
         finite = np.isfinite(block).all(axis=0)
         if not finite.all():
             bad = position + int(np.argmin(finite))

@@ -73,6 +73,12 @@ def test_filterbank_against_transformers():
     np.testing.assert_allclose(mel_filterbank(FeatureConfig()).numpy(), expected, atol=1e-7)
 
 
+def test_filterbank_against_torchaudio():
+    functional = pytest.importorskip("torchaudio.functional", exc_type=ImportError)
+    expected = functional.melscale_fbanks(513, 20.0, 12_000.0, 64, 24_000, norm="slaney", mel_scale="htk")
+    torch.testing.assert_close(mel_filterbank(FeatureConfig()), expected, atol=1e-5, rtol=1e-3)
+
+
 def test_bad_input_is_refused(extract):
     with pytest.raises(AudioFormatError, match="got 2"):
         extract(torch.zeros(1, 2, 24_000))
@@ -80,5 +86,5 @@ def test_bad_input_is_refused(extract):
         extract(torch.zeros(1, 4, 512))
     with pytest.raises(ConfigError, match="do not fit below half the sample rate"):
         FeatureConfig(sample_rate_hz=16_000)
-    with pytest.raises(ConfigError, match=r"features\.num_mels: expected a positive number, got 0"):
+    with pytest.raises(ConfigError, match=r"features\.num_mels: expected a positive whole number, got 0"):
         FeatureConfig(num_mels=0)

@@ -146,7 +146,7 @@ def test_an_index_of_another_model_is_refused(run: Run, recordings: Path, tiny: 
 
 
 def test_ctrl_c_keeps_what_is_done(recordings: Path, tiny: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    folder, index_path, count = tmp_path / "many", tmp_path / "my.index", 150
+    folder, index_path, count = tmp_path / "many", tmp_path / "my.index", 600
     folder.mkdir()
     for number in range(count):
         os.link(recordings / "a.flac", folder / f"{number:04d}.flac")
@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_what_is_done(recordings: Path, tiny: Path, tmp_path: Path,
     deadline = time.monotonic() + 60
     while not (index_path / "index.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(1.0)
+    time.sleep(0.8)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr

@@ -22,6 +22,37 @@ def test_zero_embeddings_give_log_of_the_batch(targets):
     assert loss.item() == pytest.approx(math.log(8), abs=1e-5)
 
 
+def test_zero_embeddings_with_duplicates():
+    # Three of eight items mean the same: masked, each of them has 6 texts left and the others 8; with several positives
+    # every text is equally likely, so it is log 8 whatever the number of positives.
+    zeros, same = torch.zeros(8, 16), torch.eye(8, dtype=torch.bool)
+    same[:3, :3] = True
+    masked = contrastive_loss(zeros, zeros, SCALE, same, "masked").item()
+    assert masked == pytest.approx((3 * math.log(6) + 5 * math.log(8)) / 8, abs=1e-5)
+    assert contrastive_loss(zeros, zeros, SCALE, same, "multi_positive").item() == pytest.approx(math.log(8), abs=1e-5)
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_lengths_of_embeddings_do_not_matter(targets):
+    audio, text = pairs()
+    same = torch.eye(6, dtype=torch.bool)
+    loss = contrastive_loss(audio, text, SCALE, same, targets)
+    torch.testing.assert_close(contrastive_loss(7 * audio, text / 3, SCALE, same, targets), loss)
+    torch.testing.assert_close(contrastive_loss(text, audio, SCALE, same, targets), loss)
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_gradients_are_finite_and_reach_both_sides_and_the_temperature(targets):
+    audio, text = (side.requires_grad_() for side in pairs())
+    scale = torch.tensor(10.0, requires_grad=True)
+    same = torch.eye(6, dtype=torch.bool)
+    same[0, 5] = same[5, 0] = True
+    contrastive_loss(audio, text, scale, same, targets).backward()
+    for tensor in (audio, text, scale):
+        assert torch.isfinite(tensor.grad).all()
+        assert tensor.grad.any()
+
+
 def test_plain_infonce_by_hand():
     audio, text = pairs()
     logits = 10 * torch.nn.functional.normalize(audio, dim=-1) @ torch.nn.functional.normalize(text, dim=-1).T

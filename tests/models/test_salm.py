@@ -39,6 +39,25 @@ def test_editing_with_the_own_spatial_part_changes_nothing(model):
     torch.testing.assert_close(model.edit_direction(semantic, spatial, 3.0 * spatial), model.join(semantic, spatial))
 
 
+def test_editing_towards_the_own_spatial_text_keeps_its_length(model):
+    semantic, spatial, text = torch.randn(3, 4, 512).unbind(0)
+    replaced = (model.edit_direction(semantic, spatial, text) - semantic) / model.spatial_weight
+    torch.testing.assert_close(replaced.norm(dim=-1), spatial.norm(dim=-1), rtol=1e-3, atol=0)
+
+
+def test_a_clip_is_encoded_the_same_alone_and_in_a_batch(model, features):
+    with torch.inference_mode():
+        together = model.encode_audio(features)
+        again = model.encode_audio(features)
+        turned = model.encode_audio(features.flip(0))
+        alone = [model.encode_audio(clip[None]) for clip in features]
+    assert torch.equal(together.joint, again.joint)
+    for name in ("semantic", "spatial", "joint", "doa"):
+        batch = getattr(together, name)
+        torch.testing.assert_close(batch, torch.cat([getattr(one, name) for one in alone]), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(batch, getattr(turned, name).flip(0), atol=1e-6, rtol=1e-6)
+
+
 def test_inputs_are_not_modified(model, features):
     before = features.clone()
     model.encode_audio(features)

@@ -208,8 +208,8 @@ def test_malformed_files_are_named(folder, name, content, message):
     [
         (lambda d: d.update(format_version=2), "format version 2, this SALM reads 1; upgrade with: pip install"),
         (lambda d: d["model"].update(colour="red"), "unknown keys colour"),
-        (lambda d: d["model"]["audio"].update(width=-8), "expected positive numbers"),
-        (lambda d: d["model"]["audio"].update(width=8.5), "no model can be built from it"),
+        (lambda d: d["model"]["audio"].update(width=-8), "expected a positive whole number"),
+        (lambda d: d["model"]["audio"].update(width=8.5), "expected a positive whole number, got 8.5"),
         (lambda d: d["model"]["audio"].update(num_heads=[3, 3, 3, 3]), "no model can be built from it"),
         (lambda d: d["model"]["audio"].update(width=16), r"has shape \(.*\), expected \("),
         (lambda d: d["model"]["text"].update(vocabulary_size=10), "do not belong together"),
