@@ -185,10 +185,11 @@ def read_hf_clap(name_or_path: str | Path) -> tuple[ClapTowers, Report]:
         kind = ClapConfig.get_config_dict(source)[0].get("model_type")
         if kind != "clap":
             raise CheckpointError(f"{source}: expected a ClapModel, got model type {kind!r}")
-        model, loading = ClapModel.from_pretrained(source, output_loading_info=True)
+        loaded: Any = ClapModel.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{source}: no ClapModel here or on the Hugging Face hub ({reason})") from error
+    model, loading = loaded
     wrong = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
     if wrong:
         raise CheckpointError(f"{source}: its weights do not fit its configuration: {wrong}")

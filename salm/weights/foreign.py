@@ -161,7 +161,7 @@ def htsat_sizes(state: ForeignState, prefix: str) -> dict[str, Any]:
 
 def _numpy_scalars() -> AbstractContextManager[None]:
     """Lets numpy's plain numbers through: training scripts leave them beside the weights (a best score, a rate)."""
-    scalar = np.float64(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)]
     return torch.serialization.safe_globals([*((scalar, name) for name in names), np.dtype, *kinds])

@@ -50,6 +50,10 @@ def test_other_words_matter(tokenizer):
     assert not torch.equal(tokenizer(["rain to the left"])[0], tokenizer(["rain to the lefts"])[0])
 
 
+def test_unseen_characters_are_kept_apart(tokenizer):
+    assert not torch.equal(tokenizer(["鳥"])[0], tokenizer(["猫"])[0])
+
+
 @pytest.mark.parametrize("text", ["鳥の声 🐦", "naïve café", "a\x00b", "", "."])
 def test_any_text_has_tokens(tokenizer, text):
     ids, mask = tokenizer([text])
