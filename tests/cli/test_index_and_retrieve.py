@@ -146,12 +146,20 @@ def test_an_index_of_another_model_is_refused(run: Run, recordings: Path, tiny: 
 
 
 def test_ctrl_c_keeps_what_is_done(recordings: Path, tiny: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    folder, index_path, count = tmp_path / "many", tmp_path / "my.index", 600
+    folder, index_path, count = tmp_path / "many", tmp_path / "my.index", 300
     folder.mkdir()
     for number in range(count):
         os.link(recordings / "a.flac", folder / f"{number:04d}.flac")
     command = [sys.executable, "-m", "salm", "index", str(folder), "--out", str(index_path), "--model", str(tiny), "-q"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not (index_path / "index.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
