@@ -6,6 +6,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from salm.audio.io import fit_window
 from salm.errors import SceneError
 
 _MIN_BLOCK = 32768
@@ -46,12 +47,7 @@ def fit_duration(dry: NDArray[np.float32], samples: int) -> NDArray[np.float32]:
     """
     if dry.ndim != 1 or not len(dry) or samples < 1:
         raise SceneError(f"expected a sound (samples,) of at least one sample, got {dry.shape} for {samples} samples")
-    if len(dry) >= samples:
-        return np.asarray(dry[:samples], dtype=np.float32)
-    fitted = np.zeros(samples, dtype=np.float32)
-    repeats = samples // len(dry)
-    fitted[: repeats * len(dry)] = np.tile(dry, repeats)
-    return fitted
+    return fit_window(np.asarray(dry, dtype=np.float32)[None], samples)[0]
 
 
 def mix(scenes: Sequence[NDArray[np.float32]], start_samples: Sequence[int], samples: int) -> NDArray[np.float32]:
