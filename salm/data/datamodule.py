@@ -28,7 +28,8 @@ class SceneDataModule(lightning.LightningDataModule):
         batch_size: clips per batch. `batches_per_epoch`: an epoch is only a unit for checkpoints.
         validation_share: share of the recording groups kept for validation. `validation_clips`: their scenes.
         everyday_takes: synthesised sounds of each everyday kind that are added to the training sounds.
-        num_workers: processes that make scenes.
+        num_workers: processes that make batches beside the training. `scene_workers`: processes that make the
+            scenes that are kept, before the training; 0: this one makes them.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SceneDataModule(lightning.LightningDataModule):
         validation_clips: int = 256,
         everyday_takes: int = 0,
         num_workers: int = 1,
+        scene_workers: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class SceneDataModule(lightning.LightningDataModule):
         self.batch_size, self.batches_per_epoch, self.num_workers, self.seed = (
             batch_size, batches_per_epoch, num_workers, seed,
         )  # fmt: skip
-        self.everyday_takes = everyday_takes
+        self.everyday_takes, self.scene_workers = everyday_takes, scene_workers
         self.validation_share, self.validation_clips = validation_share, validation_clips
         self.training: SceneDataset
         self.validation: SceneDataset
@@ -65,6 +67,8 @@ class SceneDataModule(lightning.LightningDataModule):
             return
         train, held_out = split_by_group(read_dry_sounds(self.manifest), self.validation_share, self.seed)
         self.training = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes)
+        with progress_on_stderr("making scenes") as progress:
+            self.training.keep_scenes(self.cache, num_workers=self.scene_workers, progress=progress)
         self.validation = self._dataset(
             held_out, max(1, self.num_rooms // 10), (SceneMix(num_sounds=1, mask_mels=0, balance=0.0),), self.seed + 1
         )

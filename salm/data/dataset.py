@@ -1,21 +1,24 @@
 """Scenes made on the fly: dry sounds, room responses and exact rotations -> training examples."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from salm.audio.augment import mask_mels, quarter_turns, shift_level, turn_maps
 from salm.audio.features import FeatureExtractor
 from salm.config import FeatureConfig
 from salm.data.sounds import SoundBank, Teacher
+from salm.data.store import Scene, SceneStore
 from salm.errors import ConfigError
 from salm.geometry import azimuth_elevation, foa_rotation, rotation_about, sector_index, unit_vector
 from salm.models.htsat import IMAGE_FRAMES
@@ -23,6 +26,11 @@ from salm.scenes.spatialize import add_sensor_noise, spatialize
 from salm.scenes.srir_bank import SrirBank
 from salm.text.captions import has_direction_word, spatial_caption
 
+TURNS = quarter_turns()
+LEVEL_SHIFT_DB = 6.0
+"""Kept scenes are met up to this much louder or softer."""
+SCENES_VERSION = 1
+"""To be raised when a scene's recipe changes: kept scenes of older recipes are then made anew."""
 NUM_TIME_TOKENS = 32
 """Final tokens of a clip along time (`salm.models.htsat.time_tokens`)."""
 
@@ -60,6 +68,9 @@ class SceneMix:
         level_dbfs: root-mean-square level of W, lowest and highest.
         mask_mels: widest band of mels that is set to the band's mean; 0 for none.
         balance: 0 draws every pair of label and source equally often, 1 every sound, 0.5 in between.
+        tilt_deg: standard deviation of a turn about a random horizontal axis: sources above and below the horizon.
+        distinct: scenes that are made once and kept, each met many times under other symmetries, levels and masks;
+            0: every scene is new. Making a scene takes about half as long as learning from it.
     """
 
     num_sounds: int = 3
@@ -67,6 +78,8 @@ class SceneMix:
     level_dbfs: tuple[float, float] = (-45.0, -12.0)
     mask_mels: int = 8
     balance: float = 0.5
+    tilt_deg: float = 0.0
+    distinct: int = 0
 
     def __post_init__(self) -> None:
         if self.num_sounds < 1:
@@ -96,6 +109,7 @@ class SceneDataset(Dataset[Example]):
         self.batch_size, self.seed = batch_size, seed
         self.extractor = FeatureExtractor(features)
         self.features = features
+        self.stores: dict[SceneMix, SceneStore] = {}
         self.captions = [
             [text for text in (*sound.captions, sound.label) if not has_direction_word(text)] or [sound.label]
             for sound in bank.sounds
@@ -108,19 +122,16 @@ class SceneDataset(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         generator = np.random.default_rng((self.seed, index))
         mix = self.mixes[(index // self.batch_size) % len(self.mixes)]
-        rows = np.searchsorted(self.weights[mix], generator.random(mix.num_sounds)).tolist()
-        length = self.features.clip_samples
-        joints = np.linspace(0, length, mix.num_sounds + 1).round().astype(int)
-        foa = np.empty((4, length), dtype=np.float32)
-        directions = np.empty((mix.num_sounds, 3))
-        for number, row in enumerate(rows):
-            part, directions[number] = self._place(row, joints[number + 1] - joints[number], mix, generator)
-            foa[:, joints[number] : joints[number + 1]] = part
+        if mix in self.stores:
+            scene = self._vary(self.stores[mix][int(generator.integers(mix.distinct))], generator)
+        else:
+            scene = self.draw(mix, generator)
+        rows, directions = scene.rows.tolist(), scene.directions
         azimuth, elevation = azimuth_elevation(directions)
         captions = tuple(self.captions[row][generator.integers(len(self.captions[row]))] for row in rows)
         return Example(
-            features=mask_mels(self.extractor(torch.from_numpy(foa)[None])[0], mix.mask_mels, generator),
-            spans=torch.tensor(token_spans(joints, self.features.hop_samples)),
+            features=mask_mels(scene.features, mix.mask_mels, generator),
+            spans=torch.tensor(token_spans(self._joints(mix), self.features.hop_samples)),
             doa=torch.from_numpy(directions).float(),
             labels=torch.from_numpy(self.bank.label_ids[rows]),
             sectors=torch.from_numpy(sector_index(azimuth)),
@@ -133,18 +144,61 @@ class SceneDataset(Dataset[Example]):
             tags=torch.from_numpy(self.teacher.tags[rows]),
         )
 
+    def keep_scenes(self, cache: Path, *, num_workers: int, progress: Callable[[int, int], None] | None) -> None:
+        """Make the scenes of every mix that keeps some (`SceneMix.distinct`), or find them in `cache`."""
+        for mix in dict.fromkeys(self.mixes):
+            if mix.distinct:
+                names = hashlib.sha256("\n".join(str(sound.path) for sound in self.bank.sounds).encode()).hexdigest()
+                recipe = f"{SCENES_VERSION} {self.seed} {mix} {names} {self.rooms.offsets.sum()} {self.features}"
+                self.stores[mix] = SceneStore.create_or_resume(
+                    cache, recipe, _Scenes(self, mix), mix.distinct, num_workers=num_workers, progress=progress
+                )
+
+    def draw(self, mix: SceneMix, generator: np.random.Generator) -> Scene:
+        """A new scene: the maps of one clip, its sounds and their directions."""
+        rows = np.searchsorted(self.weights[mix], generator.random(mix.num_sounds))
+        joints = self._joints(mix)
+        foa = np.empty((4, joints[-1]), dtype=np.float32)
+        directions = np.empty((mix.num_sounds, 3))
+        for number, row in enumerate(rows.tolist()):
+            part, directions[number] = self._place(row, joints[number + 1] - joints[number], mix, generator)
+            foa[:, joints[number] : joints[number + 1]] = part
+        return Scene(self.extractor(torch.from_numpy(foa)[None])[0], rows, directions)
+
+    def _joints(self, mix: SceneMix) -> NDArray[np.int64]:
+        return np.linspace(0, self.features.clip_samples, mix.num_sounds + 1).round().astype(np.int64)
+
+    def _vary(self, scene: Scene, generator: np.random.Generator) -> Scene:
+        turn = TURNS[int(generator.integers(len(TURNS)))]
+        features = shift_level(turn_maps(scene.features, turn), generator.uniform(-LEVEL_SHIFT_DB, LEVEL_SHIFT_DB))
+        return Scene(features, scene.rows, scene.directions @ turn.T)
+
     def _place(
         self, row: int, length: int, mix: SceneMix, generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """One sound in a random room, turned at random: its field (4, length) and direction."""
         dry = excerpt(self.bank[row], length, generator)
         srir = self.rooms[int(generator.integers(len(self.rooms)))]
-        turn = random_symmetry(generator)
+        turn = random_tilt(mix.tilt_deg, generator) @ random_symmetry(generator)
         field = spatialize(dry, (foa_rotation(turn) @ srir.response).astype(np.float32))[:, :length]
         level = 10 ** (generator.uniform(*mix.level_dbfs) / 20)
         field = field * (level / max(float(np.sqrt(np.mean(field[0] ** 2))), 1e-9))
         field = add_sensor_noise(field, generator.uniform(*mix.snr_db), generator)
         return field, turn @ unit_vector(srir.azimuth_rad, srir.elevation_rad)
+
+
+class _Scenes(Dataset[Scene]):
+    """The scenes of one mix that are kept: scene i depends on the dataset's seed and i alone."""
+
+    def __init__(self, dataset: SceneDataset, mix: SceneMix) -> None:
+        self.dataset, self.mix = dataset, mix
+
+    def __len__(self) -> int:
+        return self.mix.distinct
+
+    def __getitem__(self, number: int) -> Scene:
+        generator = np.random.default_rng(np.random.SeedSequence(self.dataset.seed, spawn_key=(number,)))
+        return self.dataset.draw(self.mix, generator)
 
 
 class EpochSampler(Sampler[int]):
@@ -207,6 +261,14 @@ def random_symmetry(generator: np.random.Generator) -> NDArray[np.float64]:
     return rotation_about((0.0, 0.0, 1.0), generator.uniform(-np.pi, np.pi)) @ mirror
 
 
+def random_tilt(deviation_deg: float, generator: np.random.Generator) -> NDArray[np.float64]:
+    """A turn about a random horizontal axis, by a normally distributed angle, (3, 3)."""
+    if not deviation_deg:
+        return np.eye(3)
+    axis = generator.uniform(0, np.pi)
+    return rotation_about((np.cos(axis), np.sin(axis), 0.0), np.deg2rad(generator.normal(0, deviation_deg)))
+
+
 def token_spans(joints: NDArray[np.int64], hop_samples: int) -> list[tuple[int, int]]:
     """Time tokens (first, end) that lie wholly between two joints; the last one may be partly padding."""
     samples_per_token = IMAGE_FRAMES // NUM_TIME_TOKENS * hop_samples
@@ -215,19 +277,6 @@ def token_spans(joints: NDArray[np.int64], hop_samples: int) -> list[tuple[int, 
         last = NUM_TIME_TOKENS if end == joints[-1] else int(end // samples_per_token)
         spans.append((int(-(-start // samples_per_token)), last))
     return spans
-
-
-def mask_mels(
-    features: Float[Tensor, "maps frames mels"], widest: int, generator: np.random.Generator
-) -> Float[Tensor, "maps frames mels"]:
-    """A random band of mels set to each map's mean over that band (SpecAugment, Park et al. 2019, frequency only)."""
-    width = int(generator.integers(widest + 1)) if widest else 0
-    if not width:
-        return features
-    first = int(generator.integers(features.shape[-1] - width + 1))
-    masked = features.clone()
-    masked[..., first : first + width] = features[..., first : first + width].mean(dim=(1, 2), keepdim=True)
-    return masked
 
 
 def _cumulative(weights: NDArray[np.float64]) -> NDArray[np.float64]:

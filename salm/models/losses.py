@@ -47,7 +47,7 @@ def contrastive_loss(
         return _clip_loss(audio, text, scale)
     if same is None:
         raise ConfigError(f"contrastive targets {targets!r} need the matrix of equal meanings")
-    logits = scale * audio @ text.T
+    logits = _similarity(audio, text, scale)
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     same = same | own
     if targets == "masked":
@@ -75,7 +75,7 @@ def classification_loss(
     classes: Int[Tensor, "batch"],
 ) -> Float[Tensor, ""]:
     """Cross-entropy of zero-shot classification among prompts' embeddings."""
-    return functional.cross_entropy(scale * _normalize(audio) @ _normalize(prompts).T, classes)
+    return functional.cross_entropy(_similarity(_normalize(audio), _normalize(prompts), scale), classes)
 
 
 def doa_loss(predicted: Float[Tensor, "batch 3"], target: Float[Tensor, "batch 3"]) -> Float[Tensor, ""]:
@@ -94,6 +94,8 @@ class LossWeights:
         prompts: zero-shot direction among the eight prompts, from the joint and from the spatial embedding.
         teacher: mean squared error to the audio teacher's standardised embedding.
         tags: binary cross-entropy to the audio teacher's tags.
+        labels: zero-shot label among all labels of the training sounds, from the semantic embedding.
+        scenes: zero-shot label and direction, "<label> from the <direction>", from the joint embedding.
     """
 
     semantic: float = 0.5
@@ -102,10 +104,18 @@ class LossWeights:
     prompts: float = 0.0
     teacher: float = 0.0
     tags: float = 0.0
+    labels: float = 0.0
+    scenes: float = 0.0
 
 
 def _normalize(vectors: Tensor) -> Tensor:
     return functional.normalize(vectors.float(), dim=-1)
+
+
+def _similarity(audio: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Scaled cosines in float32, under autocast too: bf16 would round logits of 50 to steps of 0.25."""
+    with torch.autocast(audio.device.type, enabled=False):
+        return scale.float() * audio @ text.T
 
 
 def _mean_log_loss(logits: Tensor, positive: Tensor) -> Tensor:

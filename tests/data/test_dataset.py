@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from salm.audio.augment import mask_mels
 from salm.config import FeatureConfig
 from salm.data.dataset import (
     NUM_TIME_TOKENS,
@@ -10,7 +11,6 @@ from salm.data.dataset import (
     SceneMix,
     collate,
     excerpt,
-    mask_mels,
     random_symmetry,
     token_spans,
 )

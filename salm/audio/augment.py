@@ -1,0 +1,60 @@
+"""Exact and approximate changes of feature maps: what varies a scene without making it anew."""
+
+import itertools
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from salm.audio.features import LOG_MEL_FLOOR_DB, NUM_LOG_MEL_MAPS
+
+CHANNEL_AXES = (1, 2, 0)
+"""Spatial axis (x, y, z as 0, 1, 2) of the channels Y, Z, X, in this order."""
+
+
+def quarter_turns() -> list[NDArray[np.float64]]:
+    """The 16 signed permutations of the axes that keep the vertical one vertical, as (3, 3) matrices.
+
+    Quarter turns about the vertical axis, with and without mirroring front-back and up-down.
+    """
+    turns = []
+    for swap, *signs in itertools.product((False, True), (1.0, -1.0), (1.0, -1.0), (1.0, -1.0)):
+        matrix = np.diag(signs)
+        turns.append(matrix[[1, 0, 2]] if swap else matrix)
+    return turns
+
+
+def turn_maps(
+    features: Float[Tensor, "7 frames mels"], turn: NDArray[np.float64]
+) -> Float[Tensor, "7 frames mels"]:
+    """The maps of a field turned by a signed permutation of the axes (3, 3); exact, directions turn with it.
+
+    The dipoles' log-mel maps change places, the intensity's change places and signs.
+    """
+    rows = [int(np.flatnonzero(turn[axis])[0]) for axis in CHANNEL_AXES]
+    order = [CHANNEL_AXES.index(row) for row in rows]
+    signs = torch.tensor([turn[axis, row] for axis, row in zip(CHANNEL_AXES, rows, strict=True)], dtype=features.dtype)
+    log_mels = features[1:NUM_LOG_MEL_MAPS][order]
+    intensity = features[NUM_LOG_MEL_MAPS:][order] * signs[:, None, None]
+    return torch.cat([features[:1], log_mels, intensity])
+
+
+def shift_level(features: Float[Tensor, "maps frames mels"], gain_db: float) -> Float[Tensor, "maps frames mels"]:
+    """The maps of a recording that is `gain_db` louder: the log-mel maps move, no lower than their floor."""
+    log_mels = (features[:NUM_LOG_MEL_MAPS] + gain_db).clamp_min(LOG_MEL_FLOOR_DB)
+    return torch.cat([log_mels, features[NUM_LOG_MEL_MAPS:]])
+
+
+def mask_mels(
+    features: Float[Tensor, "maps frames mels"], widest: int, generator: np.random.Generator
+) -> Float[Tensor, "maps frames mels"]:
+    """A random band of mels set to each map's mean over that band (SpecAugment, Park et al. 2019, frequency only)."""
+    width = int(generator.integers(widest + 1)) if widest else 0
+    if not width:
+        return features
+    first = int(generator.integers(features.shape[-1] - width + 1))
+    masked = features.clone()
+    masked[..., first : first + width] = features[..., first : first + width].mean(dim=(1, 2), keepdim=True)
+    return masked

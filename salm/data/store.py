@@ -1,0 +1,97 @@
+"""Training scenes made once and kept on disk, as half-precision feature maps."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from salm.audio.features import NUM_MAPS
+
+SCENES_AT_A_TIME = 8
+
+
+class Scene(NamedTuple):
+    """Feature maps of one clip, the sounds in it (rows of the sound bank) and the directions of each, (sounds, 3)."""
+
+    features: Float[Tensor, "7 frames mels"]
+    rows: NDArray[np.int64]
+    directions: NDArray[np.float64]
+
+
+class SceneStore:
+    """A fixed number of scenes in one folder.
+
+    Args:
+        folder: of this store alone; `create_or_resume` fills it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.features = np.load(folder / "features.npy", mmap_mode="r")
+        self.rows, self.directions = np.load(folder / "rows.npy"), np.load(folder / "directions.npy")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Scene:
+        features = torch.from_numpy(self.features[number].astype(np.float32))
+        return Scene(features, self.rows[number], self.directions[number].astype(np.float64))
+
+    @classmethod
+    def create_or_resume(
+        cls,
+        cache: Path,
+        recipe: str,
+        scenes: Dataset[Scene],
+        count: int,
+        *,
+        num_workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "SceneStore":
+        """The store of `recipe` in `cache`; scenes that an interrupted run left out are made now.
+
+        Args:
+            recipe: everything that the scenes depend on; another recipe is another folder.
+            scenes: item i is scene i, for i below `count`.
+        """
+        folder = cache / f"scenes-{hashlib.sha256(f'{recipe} {count}'.encode()).hexdigest()[:16]}"
+        if not (folder / "done.npy").is_file():
+            _allocate(folder, scenes[0], count)
+        done = open_memmap(folder / "done.npy", mode="r+")
+        missing = np.flatnonzero(~done).tolist()
+        if missing:
+            arrays = {name: open_memmap(folder / f"{name}.npy", mode="r+") for name in Scene._fields}
+            batches = DataLoader(
+                Subset(scenes, missing), SCENES_AT_A_TIME, num_workers=num_workers, collate_fn=list
+            )
+            for start, batch in zip(range(0, len(missing), SCENES_AT_A_TIME), batches, strict=True):
+                numbers = missing[start : start + SCENES_AT_A_TIME]
+                for number, scene in zip(numbers, batch, strict=True):
+                    for name, array in arrays.items():
+                        array[number] = getattr(scene, name)
+                for array in arrays.values():
+                    array.flush()
+                done[numbers] = True
+                done.flush()
+                if progress is not None:
+                    progress(count - len(missing) + start + len(numbers), count)
+        return cls(folder)
+
+
+def _allocate(folder: Path, first: Scene, count: int) -> None:
+    """Empty files of the final size; `done.npy`, the last one, says that all are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    maps, sounds = (NUM_MAPS, *first.features.shape[1:]), len(first.rows)
+    open_memmap(folder / "features.npy", mode="w+", dtype=np.float16, shape=(count, *maps))
+    open_memmap(folder / "rows.npy", mode="w+", dtype=np.int64, shape=(count, sounds))
+    open_memmap(folder / "directions.npy", mode="w+", dtype=np.float32, shape=(count, sounds, 3))
+    partial = folder / "done.partial.npy"
+    np.save(partial, np.zeros(count, dtype=bool))
+    partial.replace(folder / "done.npy")
