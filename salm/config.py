@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from salm.errors import ConfigError
 
 T = TypeVar("T")
+BRANCHES = ("semantic", "spatial")
+"""The two branches of the audio tower."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,21 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class AudioEncoderConfig:
-    """Sizes of each of the two HTSAT branches; `num_heads` and `depths` have one entry per stage."""
+    """Sizes of each of the two HTSAT branches; `num_heads` and `depths` have one entry per stage.
+
+    `branches` may name one of the two alone: the paper's SALM-s is "spatial", its LAION-CLAP baseline "semantic".
+    """
 
     width: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (4, 8, 16, 32)
     window: int = 8
+    branches: tuple[str, ...] = BRANCHES
 
     def __post_init__(self) -> None:
         _check_numbers("audio", self)
+        if not self.branches or not set(self.branches) <= set(BRANCHES):
+            raise ConfigError(f"audio.branches: expected one or both of {', '.join(BRANCHES)}, got {self.branches!r}")
         if len(self.depths) != len(self.num_heads):
             raise ConfigError(f"audio: {len(self.depths)} depths but {len(self.num_heads)} head counts")
 

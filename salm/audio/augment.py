@@ -26,9 +26,7 @@ def quarter_turns() -> list[NDArray[np.float64]]:
     return turns
 
 
-def turn_maps(
-    features: Float[Tensor, "7 frames mels"], turn: NDArray[np.float64]
-) -> Float[Tensor, "7 frames mels"]:
+def turn_maps(features: Float[Tensor, "7 frames mels"], turn: NDArray[np.float64]) -> Float[Tensor, "7 frames mels"]:
     """The maps of a field turned by a signed permutation of the axes (3, 3); exact, directions turn with it.
 
     The dipoles' log-mel maps change places, the intensity's change places and signs.

@@ -6,6 +6,7 @@ import typer
 
 import salm
 from salm.cli import console
+from salm.cli.convert import convert
 from salm.cli.demo import demo
 from salm.cli.direction import direction
 from salm.cli.doctor import doctor
@@ -39,6 +40,7 @@ app.command(epilog=console.example(f"salm retrieve {RETRIEVE_EXAMPLE}"))(retriev
 app.command(epilog=console.example("salm direction recordings/scene.flac"))(direction)
 app.command(epilog=console.example("salm doctor recordings/scene.flac"))(doctor)
 app.command(epilog=console.example("salm simulate sounds/manifest.csv --out scenes --seed 0 --positions 3"))(simulate)
+app.command(epilog=console.example("salm convert --clap laion/clap-htsat-unfused --out runs/salm-base-start"))(convert)
 app.command(epilog=console.example('salm demo --query "siren from behind"'))(demo)
 
 

@@ -18,6 +18,8 @@ from salm.scenes.srir_bank import SrirBank
 class SceneDataModule(lightning.LightningDataModule):
     """Scenes on the fly from a dry-sound manifest; validation sounds and rooms are never trained on.
 
+    It gives each of several processes its own part of the batches: `trainer.use_distributed_sampler` must be false.
+
     Args:
         manifest: dry-sound manifest (CSV) of the training split.
         teacher: `.npz` of an audio teacher's outputs for these sounds, or None to train without.
@@ -25,7 +27,7 @@ class SceneDataModule(lightning.LightningDataModule):
         num_rooms: simulated rooms, with three source positions each.
         rt60_s: shortest and longest reverberation time of the rooms.
         mixes: kinds of training scenes, batch by batch in turn.
-        batch_size: clips per batch. `batches_per_epoch`: an epoch is only a unit for checkpoints.
+        batch_size: clips per batch and process. `batches_per_epoch`: an epoch is only a unit for checkpoints.
         validation_share: share of the recording groups kept for validation. `validation_clips`: their scenes.
         everyday_takes: synthesised sounds of each everyday kind that are added to the training sounds.
         num_workers: processes that make batches beside the training. `scene_workers`: processes that make the
@@ -61,6 +63,10 @@ class SceneDataModule(lightning.LightningDataModule):
         self.training: SceneDataset
         self.validation: SceneDataset
 
+    def prepare_data(self) -> None:
+        """Fill the cache, in the first process alone; the others wait."""
+        self.setup()
+
     def setup(self, stage: str | None = None) -> None:
         """Decode the sounds and simulate the rooms, or take both from the cache."""
         if hasattr(self, "training"):
@@ -75,17 +81,22 @@ class SceneDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Batches of the training scenes, `batches_per_epoch` of them."""
-        return self._loader(self.training, self.batch_size * self.batches_per_epoch)
+        return self._loader(self.training, self.batches_per_epoch)
 
     def val_dataloader(self) -> DataLoader[Example]:
         """The same validation scenes every time."""
-        return self._loader(self.validation, self.validation_clips)
+        return self._loader(self.validation, max(1, self.validation_clips // (self.batch_size * self._world_size)))
 
-    def _loader(self, dataset: SceneDataset, num_items: int) -> DataLoader[Example]:
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def _loader(self, dataset: SceneDataset, num_batches: int) -> DataLoader[Example]:
+        rank = self.trainer.global_rank if self.trainer is not None else 0
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(num_items),
+            sampler=EpochSampler(num_batches, self.batch_size, rank=rank, world_size=self._world_size),
             num_workers=self.num_workers,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,
@@ -102,7 +113,8 @@ class SceneDataModule(lightning.LightningDataModule):
                 everyday = SoundBank.everyday(everyday_takes, cache=self.cache, progress=progress)
             bank, teacher = bank + everyday, teacher.extended(len(everyday))
         rooms = self._rooms(num_rooms, seed)
-        return SceneDataset(bank, rooms, teacher, FeatureConfig(), mixes, batch_size=self.batch_size, seed=seed)
+        joint_batch = self.batch_size * self._world_size
+        return SceneDataset(bank, rooms, teacher, FeatureConfig(), mixes, batch_size=joint_batch, seed=seed)
 
     def _rooms(self, num_rooms: int, seed: int) -> SrirBank:
         low, high = self.rt60_s

@@ -202,21 +202,30 @@ class _Scenes(Dataset[Scene]):
 
 
 class EpochSampler(Sampler[int]):
-    """Item numbers of one epoch after another; Lightning calls `set_epoch`, also when it resumes."""
+    """Item numbers of one epoch after another; Lightning calls `set_epoch`, also when it resumes.
 
-    def __init__(self, items_per_epoch: int) -> None:
-        self.items_per_epoch, self.epoch = items_per_epoch, 0
+    Args:
+        batches_per_epoch: of `batch_size` items for each process.
+        rank, world_size: this process among all; a joint batch is what one process alone would take as a batch of
+            `batch_size * world_size`.
+    """
+
+    def __init__(self, batches_per_epoch: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.batches_per_epoch, self.batch_size = batches_per_epoch, batch_size
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Continue with the items of this epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.items_per_epoch
+        return self.batches_per_epoch * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.items_per_epoch
-        return iter(range(first, first + self.items_per_epoch))
+        first_batch = self.epoch * self.batches_per_epoch
+        for batch in range(first_batch, first_batch + self.batches_per_epoch):
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
 
 
 def collate(examples: Sequence[Example]) -> Example:

@@ -68,9 +68,7 @@ class SceneStore:
         missing = np.flatnonzero(~done).tolist()
         if missing:
             arrays = {name: open_memmap(folder / f"{name}.npy", mode="r+") for name in Scene._fields}
-            batches = DataLoader(
-                Subset(scenes, missing), SCENES_AT_A_TIME, num_workers=num_workers, collate_fn=list
-            )
+            batches = DataLoader(Subset(scenes, missing), SCENES_AT_A_TIME, num_workers=num_workers, collate_fn=list)
             for start, batch in zip(range(0, len(missing), SCENES_AT_A_TIME), batches, strict=True):
                 numbers = missing[start : start + SCENES_AT_A_TIME]
                 for number, scene in zip(numbers, batch, strict=True):

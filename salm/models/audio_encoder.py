@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from salm.audio.features import LOG_MEL_FLOOR_DB
+from salm.config import BRANCHES
 from salm.errors import ConfigError
 from salm.models.htsat import HTSAT, fold_image, time_tokens
+
+Tokens = Float[Tensor, "batch tokens width"]
 
 
 class CrossStitch(nn.Module):
@@ -34,23 +39,48 @@ class CrossStitch(nn.Module):
 
 
 class MapNorm(nn.Module):
-    """Batch norm of each map over its mel axis: one scale and shift per map and mel."""
+    """Batch norm of each map over its mel axis: one scale and shift per map and mel.
+
+    Several training processes norm by the statistics of their joint batch, on any device.
+    """
 
     def __init__(self, num_maps: int, num_mels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(num_maps * num_mels)
 
     def forward(self, maps: Float[Tensor, "batch maps mels frames"]) -> Float[Tensor, "batch maps mels frames"]:
-        return self.norm(maps.flatten(1, 2)).view(maps.shape)
+        flat = maps.flatten(1, 2)
+        if self.training and _num_processes() > 1:
+            return self._joint_norm(flat).view(maps.shape)
+        return self.norm(flat).view(maps.shape)
+
+    def _joint_norm(self, flat: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
+        # torch's own SyncBatchNorm needs a GPU. The maps need no gradient, so neither do their statistics.
+        norm: Any = self.norm
+        sums = torch.stack([flat.sum(dim=(0, 2)), flat.square().sum(dim=(0, 2))]).detach().double()
+        count = torch.full((1, sums.shape[1]), flat.numel() / flat.shape[1], dtype=sums.dtype, device=sums.device)
+        totals = torch.cat([sums, count])
+        torch.distributed.all_reduce(totals)
+        mean, power, total = totals[0] / totals[2], totals[1] / totals[2], totals[2]
+        variance = power - mean.square()
+        norm.running_mean += norm.momentum * (mean - norm.running_mean).to(flat.dtype)
+        norm.running_var += norm.momentum * (variance * total / (total - 1) - norm.running_var).to(flat.dtype)
+        norm.num_batches_tracked += 1
+        return functional.batch_norm(
+            flat, mean.to(flat.dtype), variance.to(flat.dtype), norm.weight, norm.bias, training=False, eps=norm.eps
+        )
 
 
 class AudioEncoder(nn.Module):
     """Seven feature maps to the tokens of a semantic and a spatial branch.
 
+    An encoder with one branch alone has no cross-stitch; the other branch's vectors are then zeros.
+
     Args:
         num_maps: maps that the spatial branch reads.
         num_semantic_maps: leading maps that the semantic branch reads: 1 (log-mel of W) in SALM, 4 in PSELDNets.
         num_mels: mel bands of each map.
+        branches: which of the two there are.
         width, depths, num_heads, window: sizes of each branch, see `HTSAT`.
     """
 
@@ -64,6 +94,7 @@ class AudioEncoder(nn.Module):
         num_maps: int = 7,
         num_semantic_maps: int = 1,
         num_mels: int = 64,
+        branches: Sequence[str] = BRANCHES,
     ) -> None:
         super().__init__()
         if not 1 <= num_semantic_maps <= num_maps:
@@ -72,23 +103,51 @@ class AudioEncoder(nn.Module):
         self.map_norm = MapNorm(num_maps, num_mels)
         self.semantic, self.spatial = (
             HTSAT(num_maps=count, width=width, depths=depths, num_heads=num_heads, window=window)
-            for count in (num_semantic_maps, num_maps)
+            if name in branches
+            else None
+            for name, count in zip(BRANCHES, (num_semantic_maps, num_maps), strict=True)
         )
-        self.stitches = nn.ModuleList(CrossStitch(stage_width) for stage_width in self.semantic.stage_widths)
-        self.out_width = self.semantic.out_width
+        branch = self.spatial if self.semantic is None else self.semantic
+        if branch is None:
+            raise ConfigError(f"expected one or both of the branches {', '.join(BRANCHES)}, got {branches!r}")
+        both = self.semantic is not None and self.spatial is not None
+        self.stitches = nn.ModuleList(CrossStitch(stage_width) for stage_width in branch.stage_widths if both)
+        self.out_width = branch.out_width
 
-    def forward(
-        self, features: Float[Tensor, "batch maps frames mels"]
-    ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, "batch tokens width"]]:
-        """Final, normalised tokens of the semantic and of the spatial branch."""
-        image = fold_image(self.map_norm(features.transpose(-1, -2)))
-        semantic = self.semantic.patch_embed(image[:, : self.num_semantic_maps])
-        spatial = self.spatial.patch_embed(image)
+    def forward(self, features: Float[Tensor, "batch maps frames mels"]) -> tuple[Tokens, Tokens]:
+        """Final, normalised tokens of the semantic and of the spatial branch, (batch, tokens, width) each."""
+        return self.image_tokens(self.image(features))
+
+    def image(self, features: Float[Tensor, "batch maps frames mels"]) -> Float[Tensor, "batch maps 256 256"]:
+        """The normed and folded maps that the branches read: the one step in which the clips of a batch meet."""
+        return fold_image(self.map_norm(features.transpose(-1, -2)))
+
+    def image_tokens(
+        self, image: Float[Tensor, "batch maps 256 256"], *, semantic_alone: bool = False
+    ) -> tuple[Tokens, Tokens]:
+        """Final tokens of both branches.
+
+        Args:
+            image: of `image`.
+            semantic_alone: leave the spatial branch silent, at half the cost; its tokens are then zeros.
+        """
+        log_mel = image[:, : self.num_semantic_maps]
+        if self.semantic is None and self.spatial is not None:
+            tokens = self.spatial(image)
+            return torch.zeros_like(tokens), tokens
+        if self.semantic is not None and self.spatial is None:
+            tokens = self.semantic(log_mel)
+            return tokens, torch.zeros_like(tokens)
+        assert self.semantic is not None
+        assert self.spatial is not None
+        semantic = self.semantic.patch_embed(log_mel)
+        spatial = torch.zeros_like(semantic) if semantic_alone else self.spatial.patch_embed(image)
         stages = zip(self.stitches, self.semantic.layers, self.spatial.layers, strict=True)
         for stitch, semantic_stage, spatial_stage in stages:
             semantic, spatial = stitch(semantic, spatial)
-            semantic, spatial = semantic_stage(semantic), spatial_stage(spatial)
-        return self.semantic.norm(semantic), self.spatial.norm(spatial)
+            semantic = semantic_stage(semantic)
+            spatial = torch.zeros_like(semantic) if semantic_alone else spatial_stage(spatial)
+        return self.semantic.norm(semantic), spatial if semantic_alone else self.spatial.norm(spatial)
 
     def pool(
         self, features: Float[Tensor, "batch maps frames mels"]
@@ -107,27 +166,15 @@ class AudioEncoder(nn.Module):
         still = torch.zeros_like(dipoles)
         return self.pool(torch.cat([features, dipoles, still], dim=1))[0]
 
-    def semantic_tokens(
-        self, features: Float[Tensor, "batch maps frames mels"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Final tokens of the semantic branch while the spatial branch is silent, at half the cost of both."""
-        image = fold_image(self.map_norm(features.transpose(-1, -2)))
-        tokens = self.semantic.patch_embed(image[:, : self.num_semantic_maps])
-        for stitch, stage in zip(self.stitches, self.semantic.layers, strict=True):
-            tokens = stage(stitch(tokens, torch.zeros_like(tokens))[0])
-        return self.semantic.norm(tokens)
 
-    def pool_spans(
-        self, features: Float[Tensor, "batch maps frames mels"], spans: Sequence[tuple[int, int]]
-    ) -> tuple[Float[Tensor, "batch spans width"], Float[Tensor, "batch spans width"]]:
-        """As `pool`, for several spans (first, end) of the clip in 0.32 s tokens: for training on joined clips."""
-        semantic, spatial = self(features)
-        return pool_tokens(semantic, spans), pool_tokens(spatial, spans)
+def _num_processes() -> int:
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def pool_tokens(
+def pool_spans(
     tokens: Float[Tensor, "batch tokens width"], spans: Sequence[tuple[int, int]]
 ) -> Float[Tensor, "batch spans width"]:
-    """Mean of the final tokens over frequency and each span (first, end) of time."""
+    """Mean of final tokens over frequency and each span (first, end) of 0.32 s tokens: for training on joined clips."""
     in_time = time_tokens(tokens)
     return torch.stack([in_time[:, first:end].mean(dim=1) for first, end in spans], dim=1)

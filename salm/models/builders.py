@@ -65,6 +65,7 @@ def build_model(config: ModelConfig) -> SALM:
             num_heads=audio.num_heads,
             window=audio.window,
             num_mels=config.features.num_mels,
+            branches=audio.branches,
         ),
         TextEncoder(
             vocabulary_size=text.vocabulary_size,

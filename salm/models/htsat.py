@@ -5,6 +5,7 @@ Source: HTS-AT, Chen et al. 2022 (Swin: Liu et al. 2021). Parameter names follow
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -187,6 +188,12 @@ class HTSAT(nn.Module):
             for i in range(len(depths))
         )
         self.norm = nn.LayerNorm(widths[-1])
+        self.sizes: dict[str, Any] = {
+            "width": width,
+            "depths": tuple(depths),
+            "num_heads": tuple(num_heads),
+            "window": window,
+        }
         self.stage_widths = tuple(widths)
         self.out_width = widths[-1]
         self.apply(_init_linear)

@@ -19,6 +19,9 @@ from salm.models.text_encoder import TextEncoder
 class AudioParts:
     """What the model knows of a batch of clips. Embeddings are not normalised; `doa` has unit length.
 
+    In a model with one branch alone the other embedding is zero, and the joint embedding is that branch's (times s for
+    the spatial one); without a spatial branch `doa` means nothing.
+
     Attributes:
         semantic: what sounds, E_ASe (batch, 512).
         spatial: where it sounds from, E_ASp (batch, 512).
@@ -46,8 +49,10 @@ class SALM(nn.Module):
         super().__init__()
         self.audio_encoder = audio_encoder
         self.text_encoder = text_encoder
-        self.semantic_projection = Projection(audio_encoder.out_width, embedding_width, embedding_width)
-        self.spatial_projection = Projection(audio_encoder.out_width, embedding_width, embedding_width)
+        self.semantic_projection, self.spatial_projection = (
+            None if branch is None else Projection(audio_encoder.out_width, embedding_width, embedding_width)
+            for branch in (audio_encoder.semantic, audio_encoder.spatial)
+        )
         self.text_projection = Projection(text_encoder.out_width, embedding_width, embedding_width)
         self.doa_head = Projection(embedding_width, 3, embedding_width)
         self.spatial_weight = nn.Parameter(torch.ones(embedding_width))
@@ -60,16 +65,23 @@ class SALM(nn.Module):
 
     def encode_semantic(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch embedding"]:
         """Unnormalised semantic embedding of clips that have no spatial channels: see `AudioEncoder.pool_mono`."""
-        return self.semantic_projection(self.audio_encoder.pool_mono(features))
+        return self._project(self.semantic_projection, self.audio_encoder.pool_mono(features))
 
     def project_audio(
         self, semantic: Float[Tensor, "*batch width"], spatial: Float[Tensor, "*batch width"]
     ) -> AudioParts:
         """Embeddings and DOA from the two branches' pooled vectors."""
-        semantic = self.semantic_projection(semantic)
-        spatial = self.spatial_projection(spatial)
+        semantic, spatial = (
+            self._project(self.semantic_projection, semantic),
+            self._project(self.spatial_projection, spatial),
+        )
         doa = functional.normalize(self.doa_head(spatial).float(), dim=-1)
         return AudioParts(semantic, spatial, self.join(semantic, spatial), doa)
+
+    def _project(self, projection: nn.Module | None, pooled: Tensor) -> Tensor:
+        if projection is None:
+            return pooled.new_zeros(*pooled.shape[:-1], self.embedding_width)
+        return projection(pooled)
 
     def join(
         self, semantic: Float[Tensor, "*batch embedding"], spatial: Float[Tensor, "*batch embedding"]

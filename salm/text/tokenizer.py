@@ -62,6 +62,31 @@ class Tokenizer:
         tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
         return cls(tokenizer, max_tokens)
 
+    @classmethod
+    def from_roberta(cls, name_or_path: str | Path, max_tokens: int) -> "Tokenizer":
+        """RoBERTa's own tokenizer: a Hugging Face repository ("roberta-base") or a folder.
+
+        Raises:
+            CheckpointError: not found, or its special tokens are not RoBERTa's.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            fast = AutoTokenizer.from_pretrained(str(name_or_path), use_fast=True).backend_tokenizer
+        except (OSError, ValueError, AttributeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CheckpointError(
+                f"{name_or_path}: no RoBERTa tokenizer here or on the Hugging Face hub ({reason}); expected a name "
+                "such as roberta-base, or a folder with tokenizer.json"
+            ) from error
+        for number, token in enumerate(SPECIAL_TOKENS[:3]):
+            if fast.token_to_id(token) != number:
+                raise CheckpointError(
+                    f"{name_or_path}: {token} has id {fast.token_to_id(token)}, RoBERTa's has {number}; expected "
+                    "RoBERTa's tokenizer"
+                )
+        return cls(fast, max_tokens)
+
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into an existing folder."""
         self._tokenizer.save(str(Path(folder) / FILE_NAME))

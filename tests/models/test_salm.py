@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from salm.config import BRANCHES
 from salm.errors import ConfigError
-from salm.models.audio_encoder import AudioEncoder, CrossStitch
+from salm.models.audio_encoder import AudioEncoder, CrossStitch, pool_spans
 from salm.models.builders import SIZES, build_model, named_config, salm_small, salm_tiny
 
 
@@ -66,14 +69,38 @@ def test_inputs_are_not_modified(model, features):
 
 def test_one_span_over_everything_equals_pooling(model, features):
     encoder = model.audio_encoder
-    for pooled, spans in zip(encoder.pool(features), encoder.pool_spans(features, [(0, 32)]), strict=True):
-        torch.testing.assert_close(spans[:, 0], pooled)
+    for pooled, tokens in zip(encoder.pool(features), encoder(features), strict=True):
+        torch.testing.assert_close(pool_spans(tokens, [(0, 32)])[:, 0], pooled)
 
 
 def test_spans_average_to_the_whole(model, features):
-    halves = model.audio_encoder.pool_spans(features, [(0, 16), (16, 32)])
-    for pooled, spans in zip(model.audio_encoder.pool(features), halves, strict=True):
-        torch.testing.assert_close(spans.mean(dim=1), pooled)
+    for pooled, tokens in zip(model.audio_encoder.pool(features), model.audio_encoder(features), strict=True):
+        torch.testing.assert_close(pool_spans(tokens, [(0, 16), (16, 32)]).mean(dim=1), pooled)
+
+
+def test_the_semantic_branch_alone_hears_a_silent_spatial_one(model, features):
+    """As if every token of the spatial branch were zero at every stage; the second output is zeros."""
+    encoder = model.audio_encoder
+    semantic, spatial = encoder.image_tokens(encoder.image(features), semantic_alone=True)
+    assert not spatial.any()
+    expected = encoder.semantic.patch_embed(encoder.image(features)[:, :1])
+    for stitch, stage in zip(encoder.stitches, encoder.semantic.layers, strict=True):
+        expected = stage(expected * stitch.weight[:, 0, 0])
+    torch.testing.assert_close(semantic, encoder.semantic.norm(expected))
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_a_model_with_one_branch_knows_the_other_as_zero(features, branch):
+    config = salm_tiny()
+    model = build_model(replace(config, audio=replace(config.audio, branches=(branch,)))).eval()
+    parts = model.encode_audio(features)
+    known, unknown = (parts.semantic, parts.spatial) if branch == "semantic" else (parts.spatial, parts.semantic)
+    assert not unknown.any()
+    weight = 1.0 if branch == "semantic" else model.spatial_weight
+    torch.testing.assert_close(parts.joint, weight * known)
+    assert not any(
+        f"{other}_projection" in name for other in BRANCHES if other != branch for name in model.state_dict()
+    )
 
 
 def test_mono_is_heard_as_a_diffuse_field(model):

@@ -1,6 +1,9 @@
 """Training through its own command line, small: it learns, resumes to the same weights, and exports a checkpoint."""
 
 import csv
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,31 +29,23 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def configure(dry_folder, start, tmp_path):
-    def write(epochs: int, name: str, **model: object) -> str:
-        run = tmp_path / name
-        checkpoints = {"dirpath": str(run), "save_last": True, "save_top_k": 1, "save_on_train_epoch_end": True}
+    def write(epochs: int, name: str, trainer: dict | None = None, data: dict | None = None, **model: object) -> str:
         settings = {
             "ckpt_path": "last",
+            "run": str(tmp_path / name),
             "trainer": {
                 "accelerator": "cpu",
                 "precision": "bf16-mixed",
                 "max_epochs": epochs,
-                "default_root_dir": str(run),
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
                 "num_sanity_val_steps": 0,
                 "log_every_n_steps": 1,
                 "check_val_every_n_epoch": 2,
-                "logger": {
-                    "class_path": "lightning.pytorch.loggers.CSVLogger",
-                    "init_args": {"save_dir": str(run), "name": "log"},
-                },
-                "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": checkpoints}],
+                **(trainer or {}),
             },
             "model": {
-                "size": "salm-tiny",
                 "start": str(start),
-                "export_to": str(run / "export"),
                 "warmup_steps": 2,
                 "schedule_steps": 6,
                 "loss": {"prompts": 0.5, "teacher": 1.0, "tags": 20.0},
@@ -67,6 +62,7 @@ def configure(dry_folder, start, tmp_path):
                 "validation_share": 0.2,
                 "validation_clips": 4,
                 "num_workers": 0,
+                **(data or {}),
             },
         }
         path = tmp_path / f"{name}.yaml"
@@ -77,7 +73,8 @@ def configure(dry_folder, start, tmp_path):
 
 
 def losses(folder):
-    rows = [row for file in sorted(folder.rglob("metrics.csv")) for row in csv.DictReader(file.open())]
+    files = sorted(folder.rglob("metrics.csv"))
+    rows = [row for file in files for row in csv.DictReader(file.read_text().splitlines())]
     return {int(row["step"]): float(row["train/loss"]) for row in rows if row["train/loss"]}
 
 
@@ -104,9 +101,67 @@ def test_unknown_subcommand_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_text_tower_of_another_size_is_refused(configure):
-    with pytest.raises(ConfigError, match="its text tower has other sizes than salm-small; run salm train text"):
-        main(["fit", "--config", configure(1, "other", size="salm-small")])
+def test_steps_of_the_semantic_branch_alone_leave_the_others_alone(configure, tmp_path, start):
+    main(["fit", "--config", configure(1, "semantic", semantic_steps=3, freeze_text=True)])
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "semantic/export"))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    for part, should_change in {"semantic": True, "stitches": True, "spatial": False}.items():
+        assert any(name.startswith(f"audio_encoder.{part}.") for name in changed) == should_change
+    assert not any(name.startswith("text_") for name in changed)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("branch", ["semantic", "spatial"])
+def test_a_model_with_one_branch_is_trained_and_loaded(configure, tmp_path, branch):
+    main(["fit", "--config", configure(1, branch, branches=[branch])])
+    checkpoint = load_checkpoint(tmp_path / branch / "export")
+    assert checkpoint.config.audio.branches == (branch,)
+    (other,) = {"semantic", "spatial"} - {branch}
+    assert not any(name.startswith(f"audio_encoder.{other}.") for name in checkpoint.model.state_dict())
+    assert losses(tmp_path / branch)
+
+
+EXACT = {"precision": "32-true", "limit_val_batches": 0, "gradient_clip_val": None}
+
+
+def gradients(run):
+    """Of the first step: Adam's first moment after it is a tenth of them."""
+    state = torch.load(run / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    return [entry["exp_avg"] * 10 for entry in state.values()]
+
+
+def assert_same_step(first, second):
+    assert losses(first) == pytest.approx(losses(second), rel=1e-5)
+    pairs = list(zip(gradients(first), gradients(second), strict=True))
+    assert len(pairs) > 100
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_micro_batches_give_the_same_gradients(configure, tmp_path):
+    main(["fit", "--config", configure(1, "whole", EXACT, {"batches_per_epoch": 1})])
+    main(["fit", "--config", configure(1, "micro", EXACT, {"batches_per_epoch": 1}, micro_batch=3)])
+    assert_same_step(tmp_path / "whole", tmp_path / "micro")
+
+
+def test_two_processes_give_the_gradients_of_one_on_their_joint_batch(configure, tmp_path):
+    """Through the real command: Lightning starts the second process itself."""
+    alone = configure(1, "one", EXACT, {"batches_per_epoch": 1})
+    halves = {"batches_per_epoch": 1, "batch_size": 2}
+    together = configure(1, "two", EXACT | {"devices": 2, "strategy": "ddp"}, halves)
+    network = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    for config in (alone, together):
+        command = [sys.executable, "-m", "salm", "train", "fit", "--config", config]
+        done = subprocess.run(command, env=os.environ | network, check=False, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr.decode()
+    assert_same_step(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fixed_sentences_need_a_frozen_text_tower(configure):
+    with pytest.raises(ConfigError, match="need freeze_text: true"):
+        main(["fit", "--config", configure(1, "thawed", loss={"labels": 1.0})])
 
 
 def test_text_training_runs_from_a_configuration(tmp_path):

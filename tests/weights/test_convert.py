@@ -8,9 +8,9 @@ from transformers import ClapConfig, ClapModel
 from salm.errors import CheckpointError
 from salm.weights.convert import (
     audio_encoder_from_pseldnets,
-    clap_from,
     clap_from_hf,
     clap_from_laion,
+    read_clap,
     read_hf_clap,
     read_laion_clap,
     read_pseldnets,
@@ -122,8 +122,8 @@ def test_clap_towers_of_true_size_reproduce_transformers():
 
 
 def test_a_file_and_a_folder_are_told_apart(parity, clap_folder):
-    assert clap_from(parity / "laion_clap_tiny.pt").text_encoder.out_width == 32
-    assert clap_from(clap_folder).text_encoder.out_width == 48
+    assert read_clap(parity / "laion_clap_tiny.pt")[0].text_encoder.out_width == 32
+    assert read_clap(clap_folder)[0].text_encoder.out_width == 48
 
 
 def test_reports_account_for_every_key(parity, clap_folder):
