@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from salm.embedder import Embedder
 
+    SALM = Embedder
+
 __version__ = "0.1.0"
 __all__ = [
+    "SALM",
     "classify_direction",
     "edit_direction",
     "encode_audio",
@@ -28,6 +31,15 @@ def load(name_or_path: Any = "salm-small", *, device: Any = None) -> "Embedder":
     from salm.embedder import load as load_embedder
 
     return load_embedder(name_or_path, device=device)
+
+
+def __getattr__(name: str) -> Any:
+    """`salm.SALM`, the class of a loaded model, with `from_pretrained`, `save_pretrained` and `push_to_hub`."""
+    if name == "SALM":
+        from salm.embedder import Embedder
+
+        return Embedder
+    raise AttributeError(f"module 'salm' has no attribute {name!r}")
 
 
 _lock = Lock()

@@ -1,6 +1,7 @@
 """Files, arrays or sentences -> vectors: what `salm.encode_audio` and its neighbours call."""
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,8 @@ from salm.models.salm import AudioParts
 from salm.progress import progress_on_stderr
 from salm.results import DirectionPrediction, EncodedParts, EncodedWindow, EncodedWindows, Localization, Vectors
 from salm.text.captions import strip_direction
-from salm.weights.checkpoint import Checkpoint, load_checkpoint
-from salm.weights.registry import DEFAULT_MODEL, find_checkpoint
+from salm.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from salm.weights.registry import DEFAULT_MODEL, find_checkpoint, upload_checkpoint
 from salm.window_encoder import EMBEDDINGS, Embedding, WindowEncoder, check_batch_size, encoded_window, find_device
 
 Audio = Any
@@ -264,6 +265,40 @@ class Embedder:
         with torch.inference_mode():
             edited = self._model.edit_direction(semantic, spatial, torch.as_tensor(prompt).to(self.device))
         return _finish(edited.cpu(), normalize_embeddings, convert_to_tensor)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, *, device: str | torch.device | None = None) -> "Embedder":
+        """As `salm.load`: a bundled name, a checkpoint folder, or a Hugging Face repository."""
+        return load(name_or_path, device=device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a checkpoint folder with the model card; loaded again it is the same model, fingerprint included.
+
+        Raises:
+            CheckpointError: the folder exists and holds something else.
+        """
+        checkpoint = self.checkpoint
+        save_checkpoint(
+            folder,
+            checkpoint.model,
+            checkpoint.config,
+            checkpoint.tokenizer,
+            card=checkpoint.card,
+            dtype=checkpoint.dtype,
+        )
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the checkpoint to a Hugging Face repository ("owner/name"), which is created if need be.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            CheckpointError: the hub refuses, or is out of reach.
+        """
+        with tempfile.TemporaryDirectory() as staging:
+            self.save_pretrained(Path(staging) / "model")
+            return upload_checkpoint(Path(staging) / "model", repository, private=private, token=token)
 
     def _sources(
         self,

@@ -11,6 +11,7 @@ from salm.cli.demo import demo
 from salm.cli.direction import direction
 from salm.cli.doctor import doctor
 from salm.cli.index import index
+from salm.cli.pack import pack
 from salm.cli.retrieve import EXAMPLE as RETRIEVE_EXAMPLE
 from salm.cli.retrieve import retrieve
 from salm.cli.simulate import simulate
@@ -40,6 +41,7 @@ app.command(epilog=console.example(f"salm retrieve {RETRIEVE_EXAMPLE}"))(retriev
 app.command(epilog=console.example("salm direction recordings/scene.flac"))(direction)
 app.command(epilog=console.example("salm doctor recordings/scene.flac"))(doctor)
 app.command(epilog=console.example("salm simulate sounds/manifest.csv --out scenes --seed 0 --positions 3"))(simulate)
+app.command(epilog=console.example("salm pack scenes --out shards"))(pack)
 app.command(epilog=console.example("salm convert --clap laion/clap-htsat-unfused --out runs/salm-base-start"))(convert)
 app.command(epilog=console.example('salm demo --query "siren from behind"'))(demo)
 

@@ -9,19 +9,22 @@ from torch.utils.data import DataLoader
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.config import FeatureConfig
 from salm.data.dataset import EpochSampler, Example, SceneDataset, SceneMix, collate
+from salm.data.shards import ShardedScenes
 from salm.data.sounds import SoundBank, Teacher, read_teacher
+from salm.errors import ConfigError
 from salm.manifest import DrySound, read_dry_sounds, split_by_group
 from salm.progress import progress_on_stderr
 from salm.scenes.srir_bank import SrirBank
 
 
 class SceneDataModule(lightning.LightningDataModule):
-    """Scenes on the fly from a dry-sound manifest; validation sounds and rooms are never trained on.
+    """Scenes on the fly from a dry-sound manifest, or rendered ones from packed shards.
 
-    It gives each of several processes its own part of the batches: `trainer.use_distributed_sampler` must be false.
+    Validation sounds and rooms are never trained on. The module gives each of several processes its own part of the batches: `trainer.use_distributed_sampler` must be false.
 
     Args:
-        manifest: dry-sound manifest (CSV) of the training split.
+        manifest: dry-sound manifest (CSV) of the training split; or
+        shards: folder of rendered scenes (`salm pack`), and `validation_shards`: folder of those to validate on.
         teacher: `.npz` of an audio teacher's outputs for these sounds, or None to train without.
         cache: folder for decoded sounds and room responses; safe to delete.
         num_rooms: simulated rooms, with three source positions each.
@@ -37,7 +40,9 @@ class SceneDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         *,
-        manifest: str,
+        manifest: str | None = None,
+        shards: str | None = None,
+        validation_shards: str | None = None,
         teacher: str | None = None,
         cache: str = ".cache/salm",
         num_rooms: int = 1_000,
@@ -53,28 +58,37 @@ class SceneDataModule(lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.manifest, self.teacher, self.cache = Path(manifest), teacher, Path(cache)
+        if (manifest is None) == (shards is None) or (shards is None) != (validation_shards is None):
+            raise ConfigError("data: expected either manifest, or shards and validation_shards")
+        self.manifest, self.shards, self.validation_shards = manifest, shards, validation_shards
+        self.teacher, self.cache = teacher, Path(cache)
         self.num_rooms, self.rt60_s, self.mixes = num_rooms, rt60_s, tuple(mixes)
         self.batch_size, self.batches_per_epoch, self.num_workers, self.seed = (
             batch_size, batches_per_epoch, num_workers, seed,
         )  # fmt: skip
         self.everyday_takes, self.scene_workers = everyday_takes, scene_workers
         self.validation_share, self.validation_clips = validation_share, validation_clips
-        self.training: SceneDataset
-        self.validation: SceneDataset
+        self.training: SceneDataset | ShardedScenes
+        self.validation: SceneDataset | ShardedScenes
 
     def prepare_data(self) -> None:
         """Fill the cache, in the first process alone; the others wait."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Decode the sounds and simulate the rooms, or take both from the cache."""
+        """Decode the sounds and simulate the rooms, or take both from the cache; or open the shards."""
         if hasattr(self, "training"):
             return
+        if self.manifest is None:
+            widest = self.mixes[0].mask_mels
+            self.training = ShardedScenes(self.shards or "", FeatureConfig(), seed=self.seed, mask_mels=widest)
+            self.validation = ShardedScenes(self.validation_shards or "", FeatureConfig(), augment=False)
+            return
         train, held_out = split_by_group(read_dry_sounds(self.manifest), self.validation_share, self.seed)
-        self.training = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes)
+        scenes = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes)
         with progress_on_stderr("making scenes") as progress:
-            self.training.keep_scenes(self.cache, num_workers=self.scene_workers, progress=progress)
+            scenes.keep_scenes(self.cache, num_workers=self.scene_workers, progress=progress)
+        self.training = scenes
         self.validation = self._dataset(
             held_out, max(1, self.num_rooms // 10), (SceneMix(num_sounds=1, mask_mels=0, balance=0.0),), self.seed + 1
         )
@@ -91,7 +105,7 @@ class SceneDataModule(lightning.LightningDataModule):
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
-    def _loader(self, dataset: SceneDataset, num_batches: int) -> DataLoader[Example]:
+    def _loader(self, dataset: SceneDataset | ShardedScenes, num_batches: int) -> DataLoader[Example]:
         rank = self.trainer.global_rank if self.trainer is not None else 0
         return DataLoader(
             dataset,

@@ -105,6 +105,7 @@ class SceneDataset(Dataset[Example]):
         batch_size: int,
         seed: int,
     ) -> None:
+        self.labels = bank.labels
         self.bank, self.rooms, self.teacher, self.mixes = bank, rooms, teacher, tuple(mixes)
         self.batch_size, self.seed = batch_size, seed
         self.extractor = FeatureExtractor(features)

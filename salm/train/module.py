@@ -148,7 +148,7 @@ class SalmTraining(lightning.LightningModule):
     def fixed_texts(self, kind: str) -> Tensor:
         """Embeddings of all `"labels"`, or of all `"scenes"` (each label in the eight directions), made once."""
         if kind not in self._fixed_texts:
-            texts = self._datamodule.training.bank.labels
+            texts = self._datamodule.training.labels
             if kind == "scenes":
                 texts = [f"{label} from the {sector.compass}" for label in texts for sector in SECTORS]
             starts = range(0, len(texts), TEXTS_AT_A_TIME)
@@ -198,7 +198,7 @@ class SalmTraining(lightning.LightningModule):
         self._validation.clear()
         if self.trainer.world_size > 1:
             seen = {name: self._gather(part) for name, part in seen.items()}
-        labels = self.encode_texts(self._datamodule.validation.bank.labels)
+        labels = self.encode_texts(self._datamodule.validation.labels)
         scores = validation_scores(seen, labels, self.prompts())
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
 

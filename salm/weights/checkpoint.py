@@ -35,12 +35,16 @@ class Checkpoint:
         config: the sizes that it was built from.
         tokenizer: for its text tower.
         fingerprint: first 12 hex digits of the SHA-256 of weights, configuration and tokenizer.
+        dtype: in which the weights are stored.
+        card: text of the model card, if there is one.
     """
 
     model: SALM
     config: ModelConfig
     tokenizer: Tokenizer
     fingerprint: str
+    dtype: torch.dtype = torch.float32
+    card: str | None = None
 
     @property
     def model_id(self) -> str:
@@ -88,7 +92,7 @@ def save_checkpoint(
         )
         tokenizer.save(staging)
         if card is not None:
-            (staging / CARD_FILE).write_text(card)
+            (staging / CARD_FILE).write_text(card, encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for file in sorted(staging.iterdir()):
             file.chmod(0o644)  # safetensors writes for the owner alone
@@ -119,10 +123,12 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS_FILE}: damaged ({error}); copy or download it again") from error
     model = _build(folder / CONFIG_FILE, config)
+    dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     _check_fit(folder / WEIGHTS_FILE, model, state)
     model.load_state_dict(state)
-    return Checkpoint(model.eval(), config, tokenizer, _fingerprint(folder))
+    card = (folder / CARD_FILE).read_text(encoding="utf-8") if (folder / CARD_FILE).is_file() else None
+    return Checkpoint(model.eval(), config, tokenizer, _fingerprint(folder), dtype, card)
 
 
 def _read_config(path: Path) -> ModelConfig:

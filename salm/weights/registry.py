@@ -37,6 +37,29 @@ def find_checkpoint(name: str | Path) -> Path:
     )
 
 
+def upload_checkpoint(folder: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload a checkpoint folder to a Hugging Face repository ("owner/name"), created if need be; the commit's address.
+
+    Raises:
+        CheckpointError: not a repository's name, or the hub refuses or is out of reach.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if not _REPOSITORY.fullmatch(repository):
+        raise CheckpointError(f"{repository!r}: expected a Hugging Face repository such as owner/name")
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="SALM checkpoint"))
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{repository}: the Hugging Face hub did not take the checkpoint ({reason}); check the name, the network "
+            "and your token (hf auth login); save_pretrained writes it to a folder instead"
+        ) from error
+
+
 def _download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -10,8 +10,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from salm.data.shards import pack_scenes
 from salm.errors import ConfigError
 from salm.models.builders import build_model, salm_tiny
+from salm.scenes.dataset_writer import simulate_dataset
 from salm.text.tokenizer import Tokenizer
 from salm.train.cli import main
 from salm.weights.checkpoint import load_checkpoint, save_checkpoint
@@ -190,3 +192,20 @@ def test_text_training_runs_from_a_configuration(tmp_path):
     config.write_text(yaml.safe_dump(settings | {"colour": "red"}))
     with pytest.raises(ConfigError, match="expected the keys cache, corpora"):
         main(["text", "--config", str(config)])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_from_packed_scenes(configure, dry_sounds, tmp_path):
+    scenes = simulate_dataset(dry_sounds, tmp_path / "scenes", seed=1, num_scenes=8, duration_s=1.0)
+    pack_scenes(scenes, tmp_path / "shards", scenes_per_shard=4)
+    folder = str(tmp_path / "shards")
+    data = {"manifest": None, "teacher": None, "shards": folder, "validation_shards": folder}
+    main(["fit", "--config", configure(2, "packed", data=data, loss={"prompts": 0.5})])
+    assert len(losses(tmp_path / "packed")) == 6
+    assert (tmp_path / "packed/export/model.safetensors").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_data_come_from_sounds_or_from_shards(configure):
+    with pytest.raises(ConfigError, match="expected either manifest, or shards and validation_shards"):
+        main(["fit", "--config", configure(1, "both", data={"shards": "somewhere"})])
