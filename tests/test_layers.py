@@ -12,7 +12,7 @@ LEVELS = (
     {"salm.scenes", "salm.models"},
     {"salm.weights", "salm.data", "salm.window_encoder"},
     {"salm.embedder", "salm.train"},
-    {"salm.evaluate"},
+    {"salm.evaluate", "salm.queries"},
     {"salm.cli"},
     {"salm.__main__"},
 )

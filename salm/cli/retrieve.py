@@ -1,9 +1,9 @@
-"""`salm retrieve`, also installed as `salm-retrieve`: a sentence -> a ranked list of windows."""
+"""`salm retrieve`, also installed as `salm-retrieve`: a sentence or a recording -> a ranked list of windows."""
 
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ EXAMPLE = '"dog barking from the northwest" --index salm.index -k 10'
 
 
 def retrieve(
-    query: Annotated[str, typer.Argument(help="A sentence, in quotes.", show_default=False)],
+    query: Annotated[str | None, typer.Argument(help="A sentence, in quotes.", show_default=False)] = None,
     index: Annotated[
         Path | None,
         typer.Option("--index", help="Index folder [default: $SALM_INDEX, else ./salm.index, else the demo's]."),
@@ -27,21 +27,48 @@ def retrieve(
         str | None,
         typer.Option("--model", envvar="SALM_MODEL", help="Model or checkpoint folder [default: the index's]."),
     ] = None,
+    like: Annotated[
+        Path | None, typer.Option("--like", help="Find windows like this recording, instead of a sentence.")
+    ] = None,
+    direction: Annotated[
+        str | None, typer.Option("--direction", help="Look for the same sound from here: southwest, behind, ...")
+    ] = None,
+    anywhere: Annotated[bool, typer.Option("--anywhere", help="Only what sounds counts, not from where.")] = False,
+    only_direction: Annotated[bool, typer.Option("--only-direction", help="Only from where counts.")] = False,
+    azimuth: Annotated[
+        str | None, typer.Option("--azimuth", help="Found azimuth: a direction word, or LO:HI, counter-clockwise.")
+    ] = None,
+    elevation: Annotated[str | None, typer.Option("--elevation", help="Found elevation, LO:HI in degrees.")] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", help="Shell pattern of the recordings, such as '*/yard/*'.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", metavar="NAME=VALUE", help="Metadata; may be given several times.")
+    ] = None,
+    per_recording: Annotated[bool, typer.Option("--per-recording", help="Of each recording its best window.")] = False,
+    convention: console.Convention = "ambix",
     as_json: console.AsJson = False,
     quiet: console.Quiet = False,
 ) -> None:
-    """Find recordings by a sentence. Every hit is a window with its time and direction."""
-    path, origin = find_index(index)
-    console.note(f"index: {path} ({origin})", quiet=quiet or index is not None)
-    from salm.cli.search import hit_to_json, search_index
+    """Find recordings by a sentence or an example. Every hit is a window with its time and direction."""
+    if anywhere and only_direction:
+        raise typer.BadParameter("--anywhere and --only-direction leave nothing; give one of them")
+    folder, origin = find_index(index)
+    console.note(f"index: {folder} ({origin})", quiet=quiet or index is not None)
+    from salm.cli.search import hit_to_json, search_index, window_filter
+    from salm.queries import Query
 
-    hits = search_index(path, query, k, model)
+    part: Any = "what" if anywhere else "where" if only_direction else "all"
+    looked_for = Query(query, like, direction, part, convention)  # type: ignore[arg-type]
+    conditions = window_filter(azimuth=azimuth, elevation=elevation, path=path, metadata=where or ())
+    hits = search_index(folder, looked_for, k, model, where=conditions, per_recording=per_recording)
     if as_json:
         console.print_json([hit_to_json(hit) for hit in hits])
     elif hits:
         print_hits(hits)
     else:
-        console.note(f"{path}: the index is empty; fill it with: salm index DIR --out {path}", quiet=quiet)
+        fill = f"the index is empty; fill it with: salm index DIR --out {folder}"
+        console.note(f"{folder}: {'no window matches the filters' if conditions else fill}", quiet=quiet)
 
 
 def print_hits(hits: "list[Hit]") -> None:

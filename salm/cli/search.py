@@ -1,34 +1,55 @@
-"""A sentence and an index folder -> hits: the library function behind `salm-retrieve` and the demo."""
+"""A query and an index folder -> hits: the library function behind `salm-retrieve` and the demo."""
 
-from dataclasses import asdict
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from salm_index import Hit, Index
 
 import salm
-from salm.errors import CheckpointError, SalmError
+from salm.errors import CheckpointError, ConfigError, SalmError
+from salm.geometry import SECTOR_WIDTH_RAD, parse_sector
+from salm.queries import Query, query_vector
+
+HALF_SECTOR_DEG = math.degrees(SECTOR_WIDTH_RAD) / 2
 
 
-def search_index(index_path: Path, query: str, k: int = 10, model: str | None = None) -> list[Hit]:
-    """The k windows of an index that are most like a sentence.
+def search_index(
+    index_path: Path,
+    query: str | Query,
+    k: int = 10,
+    model: str | None = None,
+    *,
+    where: Mapping[str, Any] | None = None,
+    per_recording: bool = False,
+) -> list[Hit]:
+    """The k windows of an index that are most like what is looked for.
 
     Args:
         index_path: the index folder.
-        query: such as "dog barking from the northwest".
+        query: a sentence such as "dog barking from the northwest", or a `Query`.
         k: how many.
         model: what `salm.load` takes; None loads the model that the index names.
+        where: conditions on the windows, see `salm_index.filters`.
+        per_recording: of each recording the best window alone.
 
     Raises:
-        SalmError: the query is empty, or the model cannot be loaded.
+        SalmError: the query holds nothing to look for, or the model cannot be loaded.
         SalmIndexError: the index cannot be read, or it was made with another model.
     """
-    if not query.strip():
-        raise SalmError('the query is empty; expected a sentence such as "dog barking from the northwest"')
+    if isinstance(query, str):
+        if not query.strip():
+            raise SalmError('the query is empty; expected a sentence such as "dog barking from the northwest"')
+        query = Query(query)
     with Index.open(index_path) as index:
         embedder = _load(index, model)
-        vectors = embedder.encode_text([query])
-        return index.search(vectors, k, model=embedder.model_id)
+        vector = query_vector(embedder, query)
+        if per_recording:
+            return _best_of_each(index, vector, k, where, embedder.model_id)
+        return index.search(vector, k, where, model=embedder.model_id)
 
 
 def hit_to_json(hit: Hit) -> dict[str, Any]:
@@ -36,6 +57,62 @@ def hit_to_json(hit: Hit) -> dict[str, Any]:
     values = asdict(hit)
     metadata = values.pop("metadata")
     return values | {name: value for name, value in metadata.items() if name not in values}
+
+
+def window_filter(
+    *, azimuth: str | None, elevation: str | None, path: str | None, metadata: Sequence[str]
+) -> dict[str, Any]:
+    """Conditions of an index's `where` from what a user writes.
+
+    Args:
+        azimuth: a direction word for its 45 degrees, or "LO:HI" in degrees, counter-clockwise from LO to HI.
+        elevation: "LO:HI" in degrees.
+        path: shell pattern.
+        metadata: "NAME=VALUE" each; a value that is JSON (a number, true) is read as such.
+
+    Raises:
+        ConfigError, DirectionError: a condition that cannot be read; the message shows the form.
+    """
+    where: dict[str, Any] = {}
+    if azimuth is not None:
+        where["azimuth_deg"] = _range("azimuth", azimuth) if ":" in azimuth else _sector_range(azimuth)
+    if elevation is not None:
+        where["elevation_deg"] = _range("elevation", elevation)
+    if path is not None:
+        where["path"] = path
+    for condition in metadata:
+        name, equals, value = condition.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"where: expected NAME=VALUE, such as label=dog, got {condition!r}")
+        try:
+            where[name] = json.loads(value)
+        except json.JSONDecodeError:
+            where[name] = value
+    return where
+
+
+def _range(name: str, text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(end) for end in text.split(":"))
+    except ValueError as error:
+        raise ConfigError(f"{name}: expected LO:HI in degrees, such as 22.5:67.5, got {text!r}") from error
+    return low, high
+
+
+def _sector_range(word: str) -> tuple[float, float]:
+    centre = parse_sector(word).azimuth_deg
+    return centre - HALF_SECTOR_DEG, centre + HALF_SECTOR_DEG
+
+
+def _best_of_each(index: Index, vector: Any, k: int, where: Mapping[str, Any] | None, model: str) -> list[Hit]:
+    wanted = k
+    while True:
+        hits = index.search(vector, wanted, where, model=model)
+        best = list({hit.path: hit for hit in reversed(hits)}.values())
+        best.sort(key=lambda hit: hit.rank)
+        if len(best) >= k or len(hits) < wanted:
+            return [replace(hit, rank=rank) for rank, hit in enumerate(best[:k], start=1)]
+        wanted *= 4
 
 
 def _load(index: Index, model: str | None) -> Any:

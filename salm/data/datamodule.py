@@ -20,7 +20,8 @@ from salm.scenes.srir_bank import SrirBank
 class SceneDataModule(lightning.LightningDataModule):
     """Scenes on the fly from a dry-sound manifest, or rendered ones from packed shards.
 
-    Validation sounds and rooms are never trained on. The module gives each of several processes its own part of the batches: `trainer.use_distributed_sampler` must be false.
+    Validation sounds and rooms are never trained on. The module gives each of several processes its own part of the
+    batches: `trainer.use_distributed_sampler` must be false.
 
     Args:
         manifest: dry-sound manifest (CSV) of the training split; or

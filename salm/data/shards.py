@@ -26,7 +26,7 @@ from salm.audio.io import SAMPLE_RATE_HZ, fit_window
 from salm.config import FeatureConfig
 from salm.data.dataset import NUM_TIME_TOKENS, Example
 from salm.errors import ManifestError
-from salm.geometry import SECTORS, azimuth_elevation, sector_index, unit_vector
+from salm.geometry import azimuth_elevation, sector_index, unit_vector
 from salm.manifest import Scene, scene_from_json, scene_to_json
 from salm.text.captions import spatial_caption
 
@@ -64,8 +64,8 @@ def pack_scenes(
         if len(scene.sources) != 1 or not scene.spatial_captions or scene.sample_rate != SAMPLE_RATE_HZ:
             raise ManifestError(
                 f"{scene.path}: expected one source, a spatial caption and {SAMPLE_RATE_HZ} Hz, got "
-                f"{len(scene.sources)}, {len(scene.spatial_captions)} and {scene.sample_rate} Hz; leave the scene out of "
-                "the manifest"
+                f"{len(scene.sources)}, {len(scene.spatial_captions)} and {scene.sample_rate} Hz; leave the scene out "
+                "of the manifest"
             )
     out.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps(_row(scene, number), sort_keys=True) for number, scene in enumerate(scenes)]
@@ -139,14 +139,15 @@ class ShardedScenes(Dataset[Example]):
             features = mask_mels(turn_maps(features, symmetry), self.mask_mels, generator)
             direction = symmetry @ direction
             caption = scene.captions[int(generator.integers(len(scene.captions)))]
-            spatial = spatial_caption(caption, *(float(angle) for angle in azimuth_elevation(direction)), generator)
+            azimuth, elevation = azimuth_elevation(direction)
+            spatial = spatial_caption(caption, float(azimuth), float(elevation), generator)
         sector = int(sector_index(azimuth_elevation(direction)[0]))
         return Example(
             features=features,
             spans=torch.tensor([[0, NUM_TIME_TOKENS]]),
             doa=torch.from_numpy(direction).float()[None],
             labels=torch.tensor([self.labels.index(source.label)]),
-            sectors=torch.tensor([sector % len(SECTORS)]),
+            sectors=torch.tensor([sector]),
             captions=(caption,),
             spatial_captions=(spatial,),
             teacher=torch.zeros(1, 0),
