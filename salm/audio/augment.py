@@ -14,16 +14,18 @@ CHANNEL_AXES = (1, 2, 0)
 """Spatial axis (x, y, z as 0, 1, 2) of the channels Y, Z, X, in this order."""
 
 
+def axis_turns() -> list[NDArray[np.float64]]:
+    """The 48 signed permutations of the axes, as (3, 3) matrices: all turns and mirrors of a cube."""
+    orders, signs = itertools.permutations(range(3)), list(itertools.product((1.0, -1.0), repeat=3))
+    return [np.diag(sign)[list(order)] for order in orders for sign in signs]
+
+
 def quarter_turns() -> list[NDArray[np.float64]]:
-    """The 16 signed permutations of the axes that keep the vertical one vertical, as (3, 3) matrices.
+    """The 16 of them that keep the vertical axis vertical.
 
     Quarter turns about the vertical axis, with and without mirroring front-back and up-down.
     """
-    turns = []
-    for swap, *signs in itertools.product((False, True), (1.0, -1.0), (1.0, -1.0), (1.0, -1.0)):
-        matrix = np.diag(signs)
-        turns.append(matrix[[1, 0, 2]] if swap else matrix)
-    return turns
+    return [turn for turn in axis_turns() if turn[2, 2]]
 
 
 def turn_maps(features: Float[Tensor, "7 frames mels"], turn: NDArray[np.float64]) -> Float[Tensor, "7 frames mels"]:

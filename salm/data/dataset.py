@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from salm.audio.augment import mask_mels, quarter_turns, shift_level, turn_maps
+from salm.audio.augment import axis_turns, mask_mels, quarter_turns, shift_level, turn_maps
 from salm.audio.features import FeatureExtractor
 from salm.config import FeatureConfig
 from salm.data.sounds import SoundBank, Teacher
@@ -26,7 +26,7 @@ from salm.scenes.spatialize import add_sensor_noise, spatialize
 from salm.scenes.srir_bank import SrirBank
 from salm.text.captions import has_direction_word, spatial_caption
 
-TURNS = quarter_turns()
+TURNS, AXIS_TURNS = quarter_turns(), axis_turns()
 LEVEL_SHIFT_DB = 6.0
 """Kept scenes are met up to this much louder or softer."""
 SCENES_VERSION = 1
@@ -71,6 +71,9 @@ class SceneMix:
         tilt_deg: standard deviation of a turn about a random horizontal axis: sources above and below the horizon.
         distinct: scenes that are made once and kept, each met many times under other symmetries, levels and masks;
             0: every scene is new. Making a scene takes about half as long as learning from it.
+        any_axis: share of the kept scenes' meetings under any of the 48 symmetries, in which every axis can become the
+            vertical one; the others keep it. In rooms like ours few sources are far above or below, and a model that
+            seldom meets them hardly learns elevation.
     """
 
     num_sounds: int = 3
@@ -80,6 +83,7 @@ class SceneMix:
     balance: float = 0.5
     tilt_deg: float = 0.0
     distinct: int = 0
+    any_axis: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_sounds < 1:
@@ -124,7 +128,7 @@ class SceneDataset(Dataset[Example]):
         generator = np.random.default_rng((self.seed, index))
         mix = self.mixes[(index // self.batch_size) % len(self.mixes)]
         if mix in self.stores:
-            scene = self._vary(self.stores[mix][int(generator.integers(mix.distinct))], generator)
+            scene = self._vary(self.stores[mix][int(generator.integers(mix.distinct))], mix, generator)
         else:
             scene = self.draw(mix, generator)
         rows, directions = scene.rows.tolist(), scene.directions
@@ -150,7 +154,8 @@ class SceneDataset(Dataset[Example]):
         for mix in dict.fromkeys(self.mixes):
             if mix.distinct:
                 names = hashlib.sha256("\n".join(str(sound.path) for sound in self.bank.sounds).encode()).hexdigest()
-                recipe = f"{SCENES_VERSION} {self.seed} {mix} {names} {self.rooms.offsets.sum()} {self.features}"
+                kept = (mix.num_sounds, mix.snr_db, mix.level_dbfs, mix.balance, mix.tilt_deg)
+                recipe = f"{SCENES_VERSION} {self.seed} {kept} {names} {self.rooms.offsets.sum()} {self.features}"
                 self.stores[mix] = SceneStore.create_or_resume(
                     cache, recipe, _Scenes(self, mix), mix.distinct, num_workers=num_workers, progress=progress
                 )
@@ -169,8 +174,9 @@ class SceneDataset(Dataset[Example]):
     def _joints(self, mix: SceneMix) -> NDArray[np.int64]:
         return np.linspace(0, self.features.clip_samples, mix.num_sounds + 1).round().astype(np.int64)
 
-    def _vary(self, scene: Scene, generator: np.random.Generator) -> Scene:
-        turn = TURNS[int(generator.integers(len(TURNS)))]
+    def _vary(self, scene: Scene, mix: SceneMix, generator: np.random.Generator) -> Scene:
+        turns = AXIS_TURNS if generator.random() < mix.any_axis else TURNS
+        turn = turns[int(generator.integers(len(turns)))]
         features = shift_level(turn_maps(scene.features, turn), generator.uniform(-LEVEL_SHIFT_DB, LEVEL_SHIFT_DB))
         return Scene(features, scene.rows, scene.directions @ turn.T)
 

@@ -62,7 +62,7 @@ def fit(arguments: list[str]) -> None:
             run = self._get(self.config, "run")
             loggers: list[Logger] = [CSVLogger(run, "log")]
             if find_spec("tensorboard"):
-                loggers.append(TensorBoardLogger(run, "log"))
+                loggers.append(TensorBoardLogger(run, "tensorboard"))
             # The data module gives each process its part of a batch itself.
             fixed = {"default_root_dir": run, "logger": loggers, "use_distributed_sampler": False}
             trainer: Any = super().instantiate_trainer(**fixed, **kwargs)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from salm.audio.augment import quarter_turns, shift_level, turn_maps
+from salm.audio.augment import axis_turns, quarter_turns, shift_level, turn_maps
 from salm.audio.features import LOG_MEL_FLOOR_DB, FeatureExtractor
 from salm.geometry import foa_rotation
 
@@ -17,7 +17,7 @@ def maps(foa):
 
 def test_turned_maps_are_the_maps_of_the_turned_field():
     foa = field()
-    for turn in quarter_turns():
+    for turn in axis_turns():
         turned = (foa_rotation(turn) @ foa).astype(np.float32)
         torch.testing.assert_close(turn_maps(maps(foa), turn), maps(turned), atol=1e-4, rtol=1e-4)
 
@@ -28,6 +28,12 @@ def test_quarter_turns_are_the_16_symmetries_that_keep_the_vertical_axis():
     for turn in turns:
         np.testing.assert_array_equal(turn @ turn.T, np.eye(3))
         np.testing.assert_array_equal(np.abs(turn[2]), [0, 0, 1])
+
+
+def test_axis_turns_are_all_symmetries_of_a_cube():
+    assert len({turn.tobytes() for turn in axis_turns()}) == 48
+    for turn in axis_turns():
+        np.testing.assert_array_equal(turn @ turn.T, np.eye(3))
 
 
 def test_shifted_level_is_the_level_of_the_louder_field():

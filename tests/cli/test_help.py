@@ -9,7 +9,7 @@ import pytest
 from tests.cli.commands import ROOT, Run, assert_mistake
 
 HEAVY = ("torch", "transformers", "faiss", "soundfile", "numpy", "lightning", "rich")
-COMMANDS = ("index", "retrieve", "direction", "doctor", "simulate", "demo", "train", "eval")
+COMMANDS = ("index", "retrieve", "direction", "doctor", "simulate", "demo", "train", "eval", "convert", "pack")
 
 
 @pytest.mark.parametrize("module", ["salm.cli.app", "salm.cli.retrieve"])
