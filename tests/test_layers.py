@@ -10,7 +10,7 @@ LEVELS = (
     {"salm.config", "salm.manifest"},
     {"salm.audio", "salm.text"},
     {"salm.scenes", "salm.models"},
-    {"salm.weights", "salm.data", "salm.window_encoder"},
+    {"salm.weights", "salm.data", "salm.window_encoder", "salm.prepare"},
     {"salm.embedder", "salm.train"},
     {"salm.evaluate", "salm.queries"},
     {"salm.cli"},

@@ -19,22 +19,35 @@ def simulate(
     ] = None,
     duration: Annotated[float, typer.Option("--duration", help="Length of a scene in seconds.")] = 10.0,
     rt60: Annotated[
-        tuple[float, float], typer.Option("--rt60", help="Shortest and longest reverberation time in seconds.")
-    ] = (0.1, 0.8),
+        tuple[float, float] | None,
+        typer.Option("--rt60", help="Shortest and longest reverberation time in seconds [default: 0.1 0.8]."),
+    ] = None,
     snr: Annotated[
         tuple[float, float], typer.Option("--snr", help="Lowest and highest signal-to-noise ratio in dB.")
     ] = (15.0, 40.0),
-    receiver: Annotated[str, typer.Option("--receiver", help="centre of the room, or anywhere.")] = "centre",
+    receiver: Annotated[
+        str | None, typer.Option("--receiver", help="centre of the room, or anywhere [default: centre].")
+    ] = None,
+    srirs: Annotated[
+        Path | None,
+        typer.Option("--srirs", help="Bank of room responses instead of simulated rooms (salm prepare tau-srir)."),
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="Name of the split in the manifest.")] = "test",
     as_json: console.AsJson = False,
     quiet: console.Quiet = False,
 ) -> None:
-    """Place dry sounds in simulated rooms. Writes FOA flac files and scenes.jsonl; one seed, one result."""
-    console.require_extra("scenes", "simulating rooms", "pyroomacoustics", "scipy")
+    """Place dry sounds in simulated or measured rooms. Writes FOA flac files and scenes.jsonl; one seed, one result."""
+    if srirs is not None and (rt60 is not None or receiver is not None):
+        raise typer.BadParameter(
+            "the rooms are those of the bank; leave out --rt60 and --receiver", param_hint="--srirs"
+        )
+    console.require_extra("scenes", "simulating rooms", *(["pyroomacoustics"] if srirs is None else []), "scipy")
     from salm.manifest import read_dry_sounds
     from salm.scenes.dataset_writer import simulate_dataset
+    from salm.scenes.srir_bank import SrirBank
 
     sounds = read_dry_sounds(manifest)
+    bank = None if srirs is None else SrirBank.load(srirs)
     again = f"run the same command again to complete {out}"
     with console.resumable(again), progress_on_stderr("simulating", quiet=quiet) as progress:
         written = simulate_dataset(
@@ -44,10 +57,11 @@ def simulate(
             positions_per_sound=positions,
             num_scenes=scenes,
             duration_s=duration,
-            rt60_range_s=rt60,
+            rt60_range_s=rt60 or (0.1, 0.8),
             snr_db_range=snr,
-            receiver=receiver,
+            receiver=receiver or "centre",
             split=split,
+            srirs=bank,
             progress=progress,
         )
     if as_json:

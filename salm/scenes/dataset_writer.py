@@ -2,6 +2,9 @@
 
 Folder: `recipe.json` (everything that determines the scenes), `scenes.jsonl` (see `salm.manifest`), `foa/*.flac`.
 Scene i depends on the recipe and i alone, so a resumed run gives the same bytes as an uninterrupted one.
+
+The rooms are simulated, or those of a bank of responses, such as measured ones. Scenes of a bank have no `room`: a bank
+of measured responses does not know the walls of its rooms.
 """
 
 import hashlib
@@ -25,10 +28,13 @@ from salm.manifest import DrySound, Scene, SceneRoom, SceneSource, read_scenes, 
 from salm.scenes.rooms import RECEIVER_CHOICES, sample_positions, sample_room
 from salm.scenes.spatialize import add_sensor_noise, fit_duration, normalise_level, spatialize
 from salm.scenes.srir import Srir, simulate_srir
+from salm.scenes.srir_bank import SrirBank
 from salm.text.captions import spatial_caption
 
 RECIPE_VERSION = 1
 SUBTYPES = {16: "PCM_16", 24: "PCM_24"}
+SLUG_CHARACTERS = 60
+"""Of a label in a file name: a label may be a whole caption."""
 
 
 def simulate_dataset(
@@ -46,6 +52,7 @@ def simulate_dataset(
     sample_rate: int = 24000,
     bits: int = 16,
     split: str = "test",
+    srirs: SrirBank | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Scene]:
     """Place every dry sound in a room of its own at several positions and write the scenes.
@@ -59,6 +66,8 @@ def simulate_dataset(
         snr_db_range, level_dbfs_range: uniform; sensor noise against W's power, and RMS of W with its noise.
         receiver: "centre" of the room or "anywhere" in it.
         bits: of the FLAC files, 16 or 24.
+        srirs: take rooms and positions at random from these responses instead of simulating them; `rt60_range_s` and
+            `receiver` then have no effect. Positions repeat only in a room that has too few.
         progress: called with the number of finished scenes and of all.
 
     Returns:
@@ -81,9 +90,11 @@ def simulate_dataset(
         )
     if receiver not in RECEIVER_CHOICES:
         raise SceneError(f"receiver is one of {', '.join(RECEIVER_CHOICES)}; got {receiver!r}")
+    if srirs is not None and srirs.sample_rate != sample_rate:
+        raise SceneError(f"the room responses are of {srirs.sample_rate} Hz, expected {sample_rate} Hz; resample them")
     recipe = _Recipe(
         tuple(dry_sounds), seed, positions_per_sound, duration_s, rt60_range_s, snr_db_range, level_dbfs_range,
-        receiver, sample_rate, bits, split,
+        receiver, sample_rate, bits, split, srirs,
     )  # fmt: skip
     return _write(recipe, total, Path(out_dir), progress)
 
@@ -103,6 +114,7 @@ class _Recipe:
     sample_rate: int
     bits: int
     split: str
+    srirs: SrirBank | None
 
     @property
     def sounds_root(self) -> Path:
@@ -112,13 +124,16 @@ class _Recipe:
         return sound.path.absolute().relative_to(self.sounds_root).as_posix()
 
     def document(self) -> dict[str, Any]:
-        """The recipe as JSON values; of the dry sounds a digest of names, captions and contents."""
+        """The recipe as JSON values; of the dry sounds (names, captions, contents) and of a bank a digest."""
         digest = hashlib.sha256()
         for sound in self.sounds:
             _require_file(sound.path)
             row = [self.name(sound), sound.label, sound.captions, hashlib.sha256(sound.path.read_bytes()).hexdigest()]
             digest.update(json.dumps(row).encode())
-        values = {name: value for name, value in self.__dict__.items() if name != "sounds"}
+        values = {name: value for name, value in self.__dict__.items() if name not in ("sounds", "srirs")}
+        if self.srirs is not None:
+            values = {name: value for name, value in values.items() if name not in ("rt60_range_s", "receiver")}
+            values["srirs_sha256"] = _bank_digest(self.srirs)
         values |= {"version": RECIPE_VERSION, "num_sounds": len(self.sounds), "sounds_sha256": digest.hexdigest()}
         return dict(json.loads(json.dumps(values)))
 
@@ -136,7 +151,7 @@ class _Recipe:
         foa = normalise_level(foa, generator.uniform(*self.level_dbfs_range))
         captions = tuple(spatial_caption(c, srir.azimuth_rad, srir.elevation_rad, generator) for c in sound.captions)
         heard = len(dry) * (samples // len(dry)) if len(dry) < samples else samples
-        slug = re.sub(r"[^a-z0-9]+", "_", sound.label.lower()).strip("_")
+        slug = re.sub(r"[^a-z0-9]+", "_", sound.label.lower()).strip("_")[:SLUG_CHARACTERS]
         azimuth_deg = round(math.degrees(srir.azimuth_rad), 4)
         source = SceneSource(
             label=sound.label,
@@ -147,8 +162,10 @@ class _Recipe:
             end_s=heard / self.sample_rate,
             path=self.name(sound),
         )
-        absorption = tuple(tuple(round(value, 4) for value in wall) for wall in srir.room.absorption)
-        room = SceneRoom(srir.room.dimensions_m, absorption, round(srir.rt60_s, 4))
+        room = None
+        if self.srirs is None:
+            absorption = tuple(tuple(round(value, 4) for value in wall) for wall in srir.room.absorption)
+            room = SceneRoom(srir.room.dimensions_m, absorption, round(srir.rt60_s, 4))
         path = folder / "foa" / f"{index:06d}_{slug}.flac"
         scene = Scene(
             path,
@@ -167,6 +184,10 @@ class _Recipe:
     def _srir(self, slot: int, turn: int, position: int, generator: np.random.Generator) -> Srir:
         """The response of a sound's position: all positions of one turn share the room and the receiver."""
         shared = _generator(self.seed, 0, slot, turn)
+        if self.srirs is not None:
+            members = np.flatnonzero(self.srirs.room_index == shared.integers(len(self.srirs.rooms)))
+            repeat = len(members) < self.positions_per_sound
+            return self.srirs[int(shared.choice(members, self.positions_per_sound, replace=repeat)[position])]
         room = sample_room(shared, self.rt60_range_s)
         place = sample_positions(room, shared, self.positions_per_sound, self.receiver)[position]
         return simulate_srir(room, place.source_m, place.receiver_m, self.sample_rate, generator=generator)
@@ -174,6 +195,14 @@ class _Recipe:
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _bank_digest(srirs: SrirBank) -> str:
+    digest = hashlib.sha256(json.dumps([srirs.sample_rate, srirs.samples.dtype.name]).encode())
+    for array in (*srirs.samples, srirs.offsets, srirs.azimuth_rad, srirs.elevation_rad, srirs.distance_m,
+                  srirs.room_index):  # fmt: skip
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _write(recipe: _Recipe, total: int, folder: Path, progress: Callable[[int, int], None] | None) -> list[Scene]:

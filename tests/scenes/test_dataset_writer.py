@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import soundfile
 
 from salm.errors import AudioFormatError, SceneError
-from salm.geometry import angle_between, find_sector, sector_of, unit_vector
+from salm.geometry import angle_between, find_sector, foa_gains, sector_of, unit_vector
 from salm.manifest import DrySound, read_scenes
 from salm.scenes.dataset_writer import simulate_dataset
+from salm.scenes.rooms import Room
+from salm.scenes.srir import Srir
+from salm.scenes.srir_bank import SrirBank
 
 RATE = 24000
 OPTIONS = {"seed": 11, "duration_s": 1.0, "rt60_range_s": (0.1, 0.2), "positions_per_sound": 2}
@@ -121,6 +125,64 @@ def test_another_recipe_is_refused(finished, sounds):
     with pytest.raises(SceneError, match=r"num_sounds, sounds_sha256"):
         simulate_dataset(sounds[:2], finished, **OPTIONS)
     assert contents(finished) == before
+
+
+@pytest.fixture(scope="module")
+def bank() -> SrirBank:
+    """Anechoic responses of two rooms: four directions on the left in one, one on the right in the other."""
+    left, right = Room.uniform((5.0, 4.0, 3.0), 0.9), Room.uniform((6.0, 4.0, 3.0), 0.9)
+    srirs = []
+    for azimuth_rad, room in ((0.4, left), (0.9, left), (1.6, left), (2.4, left), (-1.2, right)):
+        response = np.zeros((4, 64), np.float32)
+        response[:, 48] = foa_gains(azimuth_rad, 0.1)
+        srirs.append(Srir(response, azimuth_rad, 0.1, 2.0, 0.0, room))
+    return SrirBank.pack(srirs, RATE, "float32")
+
+
+def test_scenes_of_a_bank_have_its_directions(sounds, bank, tmp_path):
+    scenes = simulate_dataset(sounds, tmp_path, **OPTIONS, num_scenes=24, srirs=bank)
+    azimuths = [round(math.radians(scene.sources[0].azimuth_deg), 3) for scene in scenes]
+    assert set(azimuths) == {0.4, 0.9, 1.6, 2.4, -1.2}
+    for scene, azimuth_rad in zip(scenes, azimuths, strict=True):
+        assert scene.room is None and scene.sources[0].distance_m == 2.0
+        assert find_sector(scene.spatial_captions[0]) == sector_of(azimuth_rad)
+        w, y, _, x = soundfile.read(scene.path)[0].T
+        assert math.atan2(np.dot(w, y), np.dot(w, x)) == pytest.approx(azimuth_rad, abs=0.05)
+    for sound in range(3):
+        for turn in range(4):  # the two positions of a turn are in one room, and differ where it has several
+            first, second = azimuths[6 * turn + sound], azimuths[6 * turn + 3 + sound]
+            assert (first == second == -1.2) or (first > 0 and second > 0 and first != second)
+
+
+def test_scenes_of_a_bank_are_reproducible_and_resumable(sounds, bank, tmp_path):
+    def interrupt(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    simulate_dataset(sounds, tmp_path / "whole", **OPTIONS, srirs=bank)
+    with pytest.raises(KeyboardInterrupt):
+        simulate_dataset(sounds, tmp_path / "cut", **OPTIONS, srirs=bank, progress=interrupt)
+    simulate_dataset(sounds, tmp_path / "cut", **OPTIONS, srirs=bank)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    recipe = json.loads((tmp_path / "whole" / "recipe.json").read_text())
+    assert "rt60_range_s" not in recipe and "receiver" not in recipe
+    louder = replace(bank, samples=bank.samples * 2)
+    with pytest.raises(SceneError, match=r"another recipe \(other srirs_sha256\)"):
+        simulate_dataset(sounds, tmp_path / "whole", **OPTIONS, srirs=louder)
+    with pytest.raises(SceneError, match="receiver, rt60_range_s, srirs_sha256"):
+        simulate_dataset(sounds, tmp_path / "whole", **OPTIONS)
+
+
+def test_a_bank_of_another_rate_is_refused(sounds, bank, tmp_path):
+    with pytest.raises(SceneError, match="responses are of 48000 Hz, expected 24000 Hz"):
+        simulate_dataset(sounds, tmp_path, **OPTIONS, srirs=replace(bank, sample_rate=48000))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_caption_as_label_gives_a_short_file_name(sounds, bank, tmp_path):
+    wordy = replace(sounds[0], label="A dog barks, and " * 30)
+    (scene,) = simulate_dataset([wordy], tmp_path, **OPTIONS, num_scenes=1, srirs=bank)
+    assert scene.path.name == "000000_" + ("a_dog_barks_and_" * 30)[:60] + ".flac"
 
 
 def test_foreign_folder_is_refused(sounds, tmp_path):
