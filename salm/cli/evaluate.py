@@ -1,8 +1,9 @@
 """`salm eval`: a model measured on a scene manifest."""
 
+import inspect
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,14 +13,16 @@ import typer
 from salm.cli import console
 from salm.progress import progress_on_stderr
 
-EXAMPLE = "Example: salm eval {} scenes --model salm-small --json results.json"
 app = console.new_app(
-    no_args_is_help=True, help="Measure a model on a scene manifest (from salm simulate): tables, and JSON."
+    no_args_is_help=True, help="Measure a model on a scene manifest (from salm simulate): tables, JSON and figures."
 )
 
 Scenes = Annotated[Path, typer.Argument(metavar="SCENES", help="Scene manifest, or a folder with a scenes.jsonl.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON; - prints them instead.")
+]
+FigureFolder = Annotated[
+    Path | None, typer.Option("--figures", metavar="DIR", help="Draw the results as PNG files (needs salm[plot]).")
 ]
 Labels = Annotated[
     Path | None, typer.Option("--labels", metavar="FILE", help="Labels to ask for, one a line [default: the frequent].")
@@ -50,112 +53,102 @@ PhrasingOption = Annotated[Phrasing, typer.Option("--phrasing", help="Wording of
 EmbeddingOption = Annotated[Embedding, typer.Option("--embedding", help="Of the scenes, for retrieval.")]
 
 
-@app.command(epilog=EXAMPLE.format("retrieval"))
+def evaluate_and_show(
+    evaluations: tuple[str, ...],
+    own_options: dict[str, Any],
+    scenes: Scenes,
+    model: console.ModelName = "salm-small",
+    json_file: JsonFile = None,
+    figures: FigureFolder = None,
+    no_cache: NoCache = False,
+    quiet: console.Quiet = False,
+) -> None:
+    """Run evaluations and print, write and draw their results. From `scenes` on: the options of every command."""
+    import salm
+    from salm.evaluate.figures import make_figure_folder, write_figures
+    from salm.evaluate.report import json_text, write_document
+    from salm.evaluate.suite import document, evaluate
+
+    if figures is not None:
+        make_figure_folder(figures)
+    with progress_on_stderr("evaluating", quiet=quiet) as progress:
+        gallery, results = evaluate(
+            scenes, salm.load(model), evaluations, cache=not no_cache, progress=progress, **own_options
+        )
+    content = document(gallery, results, shlex.join(["salm", *sys.argv[1:]]))
+    if json_file == Path("-"):
+        typer.echo(json_text(content))
+    else:
+        typer.echo(f"{gallery.model_id} on {gallery.manifest} (sha256 {gallery.manifest_sha256[:12]})")
+        for result in results.values():
+            for table in result.tables():
+                typer.echo(f"\n{table.title}")
+                console.print_table(table.header, table.rows)
+        if json_file is not None:
+            write_document(json_file, content)
+    if figures is not None:
+        for path in write_figures(figures, results, gallery.model_id):
+            console.note(f"drew {path}", quiet=quiet)
+
+
+def command(name: str, *evaluations: str) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., dict[str, Any]]]:
+    """Make a command of a function that takes the options of its own and returns them as `suite.evaluate` takes them.
+
+    The options of every command are those of `evaluate_and_show`; Typer reads both from the signature made here.
+    """
+
+    def register(own: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        own_parameters = inspect.signature(own).parameters
+        scenes, model, *others = list(inspect.signature(evaluate_and_show).parameters.values())[2:]
+
+        def run(**values: Any) -> None:
+            own_options = own(**{option: values.pop(option) for option in own_parameters})
+            evaluate_and_show(evaluations, own_options, **values)
+
+        run.__signature__ = inspect.Signature([scenes, model, *own_parameters.values(), *others])  # type: ignore[attr-defined]
+        example = f"salm eval {name} scenes --json results.json --figures figures"
+        app.command(name, help=own.__doc__, epilog=console.example(example))(run)
+        return own
+
+    return register
+
+
+@command("retrieval", "retrieval")
 def retrieval(
-    scenes: Scenes,
-    model: console.ModelName = "salm-small",
     labels: Labels = None,
     min_scenes: MinScenes = 12,
     phrasing: PhrasingOption = Phrasing.BOTH,
     embedding: EmbeddingOption = Embedding.JOINT,
-    json_file: JsonFile = None,
-    no_cache: NoCache = False,
-    quiet: console.Quiet = False,
-) -> None:
-    """Recall and precision: "<label> from the <direction>" queries, and the scenes' own captions."""
-    options = _retrieval_options(labels, min_scenes, phrasing, embedding)
-    _evaluate(scenes, model, ["retrieval"], options, json_file, no_cache, quiet)
-
-
-@app.command(epilog=EXAMPLE.format("direction"))
-def direction(
-    scenes: Scenes,
-    model: console.ModelName = "salm-small",
-    json_file: JsonFile = None,
-    no_cache: NoCache = False,
-    quiet: console.Quiet = False,
-) -> None:
-    """Zero-shot direction and localisation error, beside the plain intensity-vector estimate."""
-    _evaluate(scenes, model, ["direction"], {}, json_file, no_cache, quiet)
-
-
-@app.command(epilog=EXAMPLE.format("classify"))
-def classify(
-    scenes: Scenes,
-    model: console.ModelName = "salm-small",
-    labels: Labels = None,
-    min_scenes: MinScenes = 12,
-    json_file: JsonFile = None,
-    no_cache: NoCache = False,
-    quiet: console.Quiet = False,
-) -> None:
-    """Zero-shot label accuracy of the semantic and the joint embedding."""
-    _evaluate(scenes, model, ["classify"], {"labels": labels, "min_scenes": min_scenes}, json_file, no_cache, quiet)
-
-
-@app.command(epilog=EXAMPLE.format("editing"))
-def editing(
-    scenes: Scenes,
-    model: console.ModelName = "salm-small",
-    json_file: JsonFile = None,
-    no_cache: NoCache = False,
-    quiet: console.Quiet = False,
-) -> None:
-    """Retrieval of the caption that fits after a sound's direction was edited in the embedding."""
-    _evaluate(scenes, model, ["editing"], {}, json_file, no_cache, quiet)
-
-
-@app.command("all", epilog=EXAMPLE.format("all"))
-def all_evaluations(
-    scenes: Scenes,
-    model: console.ModelName = "salm-small",
-    labels: Labels = None,
-    min_scenes: MinScenes = 12,
-    phrasing: PhrasingOption = Phrasing.BOTH,
-    embedding: EmbeddingOption = Embedding.JOINT,
-    json_file: JsonFile = None,
-    no_cache: NoCache = False,
-    quiet: console.Quiet = False,
-) -> None:
-    """All four, on one embedding of the scenes."""
-    from salm.evaluate.suite import EVALUATIONS
-
-    options = _retrieval_options(labels, min_scenes, phrasing, embedding)
-    _evaluate(scenes, model, EVALUATIONS, options, json_file, no_cache, quiet)
-
-
-def _retrieval_options(
-    labels: Path | None, min_scenes: int, phrasing: Phrasing, embedding: Embedding
 ) -> dict[str, Any]:
+    """Recall and precision: "<label> from the <direction>" queries, and the scenes' own captions."""
     phrasings = ("plain", "varied") if phrasing is Phrasing.BOTH else (phrasing.value,)
     return {"labels": labels, "min_scenes": min_scenes, "phrasings": phrasings, "embedding": embedding.value}
 
 
-def _evaluate(
-    scenes: Path,
-    model: str,
-    evaluations: Sequence[str],
-    options: dict[str, Any],
-    json_file: Path | None,
-    no_cache: bool,
-    quiet: bool,
-) -> None:
-    import salm
-    from salm.evaluate.report import write_document
-    from salm.evaluate.suite import document, evaluate
+@command("direction", "direction")
+def direction() -> dict[str, Any]:
+    """Zero-shot direction and localisation error, beside the plain intensity-vector estimate."""
+    return {}
 
-    with progress_on_stderr("evaluating", quiet=quiet) as progress:
-        gallery, results = evaluate(
-            scenes, salm.load(model), evaluations, cache=not no_cache, progress=progress, **options
-        )
-    content = document(gallery, results, shlex.join(["salm", *sys.argv[1:]]))
-    if json_file == Path("-"):
-        console.print_json(content)
-        return
-    typer.echo(f"{gallery.model_id} on {gallery.manifest} (sha256 {gallery.manifest_sha256[:12]})")
-    for result in results.values():
-        for table in result.tables():
-            typer.echo(f"\n{table.title}")
-            console.print_table(table.header, table.rows)
-    if json_file is not None:
-        write_document(json_file, content)
+
+@command("classify", "classify")
+def classify(labels: Labels = None, min_scenes: MinScenes = 12) -> dict[str, Any]:
+    """Zero-shot label accuracy of the semantic and the joint embedding."""
+    return {"labels": labels, "min_scenes": min_scenes}
+
+
+@command("editing", "editing")
+def editing() -> dict[str, Any]:
+    """Retrieval of the caption that fits after a sound's direction was edited in the embedding."""
+    return {}
+
+
+@command("all", "retrieval", "direction", "classify", "editing")
+def all_evaluations(
+    labels: Labels = None,
+    min_scenes: MinScenes = 12,
+    phrasing: PhrasingOption = Phrasing.BOTH,
+    embedding: EmbeddingOption = Embedding.JOINT,
+) -> dict[str, Any]:
+    """All four, on one embedding of the scenes."""
+    return retrieval(labels, min_scenes, phrasing, embedding)

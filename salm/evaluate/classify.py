@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from salm.errors import ManifestError
 from salm.evaluate import metrics
@@ -17,13 +18,19 @@ _WORST = 10
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Accuracy of one embedding; `balanced_accuracy` is the mean over the labels."""
+    """Accuracy of one embedding; `balanced_accuracy` is the mean over the labels.
+
+    Attributes:
+        confused: the most frequent confusions, as "true -> predicted".
+        confusion: scenes by true label (row) and predicted label (column), in the order of `ClassifyResult.labels`.
+    """
 
     accuracy: float
     balanced_accuracy: float
     top5_accuracy: float
     accuracy_by_label: dict[str, float]
     confused: dict[str, int]
+    confusion: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -93,4 +100,5 @@ def _label_scores(similarity: np.ndarray, true: np.ndarray, labels: Sequence[str
         top5_accuracy=metrics.recall_at_k(metrics.rank_relevance(similarity, relevance), 5),
         accuracy_by_label={labels[i]: float(confusion[i, i] / confusion[i].sum()) for i in present},
         confused={f"{labels[i]} -> {labels[j]}": int(wrong[i, j]) for i, j in frequent if wrong[i, j]},
+        confusion=confusion,
     )

@@ -28,6 +28,8 @@ from salm.progress import Progress
 
 BORDER_MARGIN_DEG = 5.0
 """Sources nearer than this to a border are left out of the second accuracy: there a small error flips the class."""
+AZIMUTH_BIN_DEG = 15
+"""Width of the bins of `Localisation.by_azimuth`: three in each sector, one of them around its centre."""
 PLAIN_ESTIMATES = ("intensity", "unit intensity")
 _FFT_SAMPLES = 1024
 _LOWEST_HZ = 100.0
@@ -52,11 +54,17 @@ class EightWay:
 
 @dataclass(frozen=True)
 class Localisation:
-    """Errors of one estimate: over all scenes, and per bin of each quantity."""
+    """Errors of one estimate: over all scenes, per bin of each quantity, and over the true azimuth.
+
+    Attributes:
+        azimuth: of the azimuth alone, whatever the elevation.
+        by_azimuth: by the centre of the bin in degrees, from -165 to 180; bins without scenes are left out.
+    """
 
     all: AngularErrors
     azimuth: AngularErrors
     bins: dict[str, dict[str, AngularErrors]]
+    by_azimuth: dict[int, AngularErrors]
 
 
 @dataclass(frozen=True)
@@ -159,8 +167,20 @@ def localisation_errors(estimated: NDArray, scenes: Sequence[Scene]) -> Localisa
                 bins.setdefault(quantity, {})[_bin_name(low, high)] = errors
     flat = np.array([1.0, 1.0, 0.0])
     return Localisation(
-        metrics.angular_errors(estimated, true), metrics.angular_errors(estimated * flat, true * flat), bins
+        all=metrics.angular_errors(estimated, true),
+        azimuth=metrics.angular_errors(estimated * flat, true * flat),
+        bins=bins,
+        by_azimuth=_errors_by_azimuth(estimated, true, azimuths_rad(scenes)),
     )
+
+
+def _errors_by_azimuth(estimated: NDArray, true: NDArray, azimuth_rad: NDArray) -> dict[int, AngularErrors]:
+    centre_deg = AZIMUTH_BIN_DEG * np.floor(np.degrees(azimuth_rad) / AZIMUTH_BIN_DEG + 0.5).astype(int)
+    centre_deg[centre_deg == -180] = 180
+    return {
+        centre: metrics.angular_errors(estimated[centre_deg == centre], true[centre_deg == centre])
+        for centre in np.unique(centre_deg).tolist()
+    }
 
 
 def _bin_name(low: float, high: float) -> str:

@@ -21,6 +21,7 @@ from salm.evaluate.scenes import Gallery, Model, sectors_by_label, text_embeddin
 from salm.geometry import SECTORS, Sector
 
 KS = (1, 5, 10)
+CURVE_LENGTH = 50
 PLAIN_FORMS = ("{label} from the {compass}",)
 VARIED_FORMS = (
     "find a clip where {label} reaches me from the {compass}",
@@ -38,6 +39,22 @@ _PLACES = (
     "in back of us", "diagonally behind to my right", "directly to our right", "diagonally ahead to my right",
 )  # fmt: skip
 PHRASINGS = {"plain": PLAIN_FORMS, "varied": VARIED_FORMS}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Means over the queries at k = 1, 2, 3, ... (at most `CURVE_LENGTH`, or the gallery's size).
+
+    Attributes:
+        recall: share of the queries with a relevant item among the first k.
+        chance_recall: what a random order is expected to reach.
+        best_precision: what a perfect order reaches.
+    """
+
+    recall: tuple[float, ...]
+    chance_recall: tuple[float, ...]
+    precision: tuple[float, ...]
+    best_precision: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class QueryScores:
     sector_at_1: float
     precision_at_1_by_label: dict[str, float]
     precision_at_1_by_form: dict[str, float]
+    curves: Curves
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class CaptionScores:
     num_distinct_captions: int
     recall: dict[int, float]
     mean_average_precision: float
+    curves: Curves
 
 
 @dataclass(frozen=True)
@@ -148,6 +167,7 @@ def evaluate_queries(
         sector_at_1=_share(sector.index in {index for _, index in top} for (_, _, sector), top in answered),
         precision_at_1_by_label=_means([label for _, label, _ in queries], first),
         precision_at_1_by_form=_means([form for form, _, _ in queries], first),
+        curves=_curves(ranked),
     )
 
 
@@ -180,7 +200,26 @@ def _caption_scores(scores: NDArray, relevance: NDArray, captions: Sequence[str]
         num_distinct_captions=len(set(captions)),
         recall={k: metrics.recall_at_k(ranked, k) for k in KS},
         mean_average_precision=metrics.mean_average_precision(ranked),
+        curves=_curves(ranked),
     )
+
+
+def _curves(ranked: NDArray[np.bool_]) -> Curves:
+    ks = range(1, min(CURVE_LENGTH, ranked.shape[1]) + 1)
+    return Curves(
+        recall=tuple(metrics.recall_at_k(ranked, k) for k in ks),
+        chance_recall=_chance_recall(ranked, len(ks)),
+        precision=tuple(metrics.precision_at_k(ranked, k) for k in ks),
+        best_precision=tuple(metrics.best_precision_at_k(ranked, k) for k in ks),
+    )
+
+
+def _chance_recall(ranked: NDArray[np.bool_], length: int) -> tuple[float, ...]:
+    """A random order misses a query's R relevant of N items k times with ``prod (N - R - i) / (N - i)`` over i < k."""
+    size, drawn = ranked.shape[1], np.arange(length)
+    irrelevant = size - ranked.sum(axis=1, keepdims=True)
+    missed = np.cumprod(np.maximum(irrelevant - drawn, 0) / (size - drawn), axis=1)
+    return tuple((1.0 - missed.mean(axis=0)).tolist())
 
 
 def _kept(queries: dict[str, QueryScores]) -> dict[str, float | None]:

@@ -37,6 +37,7 @@ def test_one_label_taken_for_another_shows_up(planted, scenes, copied):
     assert scores.accuracy_by_label == {"siren": 0.5, "church bells": 1.0, "rain falling": 1.0, "cat meowing": 1.0}
     assert scores.balanced_accuracy == pytest.approx(3.5 / 4)
     assert scores.confused == {"siren -> dog barking": 32}
+    assert scores.confusion.tolist() == [[0] * 5, [32, 32, 0, 0, 0], *(32 * np.eye(5, dtype=int)[2:]).tolist()]
 
 
 def test_no_scene_of_the_labels_is_refused(planted_gallery, planted):

@@ -98,6 +98,19 @@ def test_bins_partition_the_scenes(scenes):
     assert {name: errors.count for name, errors in result.bins["distance (m)"].items()} == expected
 
 
+def test_errors_over_the_azimuth_have_the_bins_of_the_true_one(scenes):
+    edges_deg = (0.0, 7.4, 7.6, -7.6, 172.6, -172.4, 180.0, 90.0)
+    some = [
+        replace(s, sources=(replace(s.sources[0], azimuth_deg=a),)) for s, a in zip(scenes, edges_deg, strict=False)
+    ]
+    turned = unit_vector(np.radians(np.array(edges_deg) + 12.0), np.radians(10.0))
+    found = localisation_errors(turned, some).by_azimuth
+    assert {centre: errors.count for centre, errors in found.items()} == {-165: 1, -15: 1, 0: 2, 15: 1, 90: 1, 180: 2}
+    assert list(found) == sorted(found)
+    for errors in found.values():
+        assert 11.0 < errors.median_deg < 12.0
+
+
 def test_recordings_without_a_known_room_are_in_no_room_bin(scenes):
     real = [replace(scene, room=None, snr_db=None) for scene in scenes]
     assert set(localisation_errors(directions(real), real).bins) == {"distance (m)"}

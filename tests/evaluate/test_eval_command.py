@@ -1,6 +1,7 @@
 """`salm eval`: tables, JSON, exit codes. The model is planted; `test_eval_process.py` runs a real one."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -55,6 +56,29 @@ def test_gallery_size_is_always_printed(run, scene_folder):
     assert "40 of 160 captions distinct: an identical caption is a hit" in out
 
 
+def test_figures_are_drawn_beside_the_tables(run, scene_folder, tmp_path):
+    folder = tmp_path / "figures"
+    code, out, err = run("editing", scene_folder, "--figures", folder, "--json", "-", "--no-cache")
+    assert code == 0
+    assert json.loads(out)["results"]["editing"]["num_scenes"] == 160
+    assert [path.name for path in folder.iterdir()] == ["editing.png"]
+    assert f"drew {folder / 'editing.png'}\n" in err
+
+
+def test_figures_that_cannot_be_drawn_end_before_the_evaluation(run, scene_folder, tmp_path, monkeypatch, planted):
+    (tmp_path / "file").write_text("in the way")
+    before = planted.num_encoded
+    code, out, err = run("direction", scene_folder, "--figures", tmp_path / "file", "--no-cache")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert "file: cannot be written (File exists); choose another folder with --figures" in err
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, err = run("direction", scene_folder, "--figures", tmp_path / "figures", "--no-cache")
+    assert (code, out) == (2, "")
+    assert err == 'error: drawing figures needs matplotlib: pip install "salm[plot]"\n'
+    assert planted.num_encoded == before
+
+
 def test_one_phrasing_alone(run, scene_folder):
     _, out, _ = run("retrieval", scene_folder, "--phrasing", "plain", "--json", "-", "--no-cache", "-q")
     assert list(json.loads(out)["results"]["retrieval"]["queries"]) == ["plain"]
@@ -85,6 +109,22 @@ def test_mistakes_are_one_line_and_exit_code_2(run, scene_folder, tmp_path):
         assert message in err
         assert err.startswith("error: ")
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "own"),
+    [
+        ("retrieval", {"--labels", "--min-scenes", "--phrasing", "--embedding"}),
+        ("direction", set()),
+        ("classify", {"--labels", "--min-scenes"}),
+        ("editing", set()),
+        ("all", {"--labels", "--min-scenes", "--phrasing", "--embedding"}),
+    ],
+)
+def test_commands_have_the_shared_options_and_their_own(run, command, own):
+    _, out, _ = run(command, "--help")
+    listed = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", out, flags=re.MULTILINE))
+    assert listed == own | {"--model", "--json", "--figures", "--no-cache", "--quiet", "--help"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -44,6 +44,27 @@ def test_guessing_model_is_at_chance(guessing_gallery, guessing):
     assert scores.sector_at_1 == pytest.approx(1 / 8, abs=0.1)
 
 
+def test_curves_pass_through_the_numbers_of_the_tables(guessing_gallery, guessing):
+    result = evaluate_retrieval(guessing_gallery, guessing, LABELS)
+    scores, captions = result.queries["plain"], result.captions["text_to_audio"]
+    for k in (1, 5, 10):
+        assert scores.curves.precision[k - 1] == scores.precision[k]
+        assert scores.curves.best_precision[k - 1] == scores.best_precision[k]
+        assert captions.curves.recall[k - 1] == captions.recall[k]
+    assert len(scores.curves.recall) == len(captions.curves.chance_recall) == 50
+    assert scores.curves.recall[0] == scores.precision[1]
+    assert scores.curves.recall[49] == pytest.approx(scores.curves.chance_recall[49], abs=0.15)
+
+
+def test_curves_end_with_the_gallery_and_chance_is_that_of_drawing_without_putting_back(planted, scenes, copied):
+    # Of four scenes two are sirens from the north and two from the northwest: two relevant for either query.
+    gallery = load_gallery(copied([*scenes[32:34], *scenes[36:38]]), planted, cache=False)
+    curves = evaluate_queries(gallery, gallery.embedding("joint"), planted, ["siren"], PLAIN_FORMS).curves
+    assert curves.chance_recall == pytest.approx((1 / 2, 5 / 6, 1.0, 1.0))
+    assert curves.recall == (1.0, 1.0, 1.0, 1.0)
+    assert curves.precision == pytest.approx((1.0, 1.0, 2 / 3, 1 / 2))
+
+
 def test_loss_of_unseen_phrasings_is_told(planted_gallery, scenes):
     class Rigid(PlantedModel):
         """Knows compass words alone, so that the four forms in words of the body find nothing."""
