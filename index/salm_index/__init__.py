@@ -1,4 +1,4 @@
-"""A vector index for windows of recordings: exact search with filters, durable commits, undisturbed readers.
+"""A vector index for windows of recordings: search with exact filters, durable commits, undisturbed readers.
 
 It needs numpy, faiss and SQLite, and takes vectors of any model:
 
@@ -7,8 +7,9 @@ It needs numpy, faiss and SQLite, and takes vectors of any model:
     index.add(vectors, [{"path": "yard.wav", "start_s": 0.0, "end_s": 10.0, "azimuth_deg": 45.0}, ...])
     hits = Index.open("my.index").search(query, k=10, where={"azimuth_deg": (22.5, 67.5)})
 
-Flow: `index` (the class) -> `inputs` (checks) -> `generations` (commits) -> `header`, `rows`, `vectors` (the files);
-and `search` -> `filters`, `rows`, `vectors`.
+Flow of a search: `reader` -> `search` -> `filters`, `segments` -> `rows`, `vectors`, `lists`.
+Flow of a commit: `index` -> `inputs` (checks) -> `generations` -> `compaction` (what is written anew), `segments`,
+`header` (the switch). `merge`, `export` and `stats` do what they are called.
 """
 
 from salm_index.errors import (
@@ -17,6 +18,7 @@ from salm_index.errors import (
     IndexExistsError,
     IndexLockedError,
     IndexNotFoundError,
+    MissingDependencyError,
     ModelMismatchError,
     QueryError,
     RowError,
@@ -26,6 +28,7 @@ from salm_index.errors import (
 )
 from salm_index.index import Index
 from salm_index.search import Hit
+from salm_index.stats import SegmentStats, Stats
 
 __all__ = [
     "Hit",
@@ -35,10 +38,13 @@ __all__ = [
     "IndexExistsError",
     "IndexLockedError",
     "IndexNotFoundError",
+    "MissingDependencyError",
     "ModelMismatchError",
     "QueryError",
     "RowError",
     "SalmIndexError",
     "SchemaVersionError",
+    "SegmentStats",
+    "Stats",
     "VectorError",
 ]

@@ -43,3 +43,7 @@ class RowError(SalmIndexError):
 
 class QueryError(SalmIndexError):
     """A search argument (`k`, `where`) is invalid."""
+
+
+class MissingDependencyError(SalmIndexError, ImportError):
+    """A package is not installed that only this operation needs."""

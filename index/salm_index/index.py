@@ -1,4 +1,4 @@
-"""`Index`: vectors of windows of recordings in a folder, with a row for each, and an exact search over them."""
+"""`Index`: vectors of windows of recordings in a folder, with a row for each, and a search over them."""
 
 import os
 import sqlite3
@@ -6,42 +6,51 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from salm_index import generations
-from salm_index.errors import IndexAccessError, ModelMismatchError, RowError, SalmIndexError, VectorError
+from salm_index import files, generations
+from salm_index.errors import IndexAccessError, ModelMismatchError, RowError, VectorError
 from salm_index.generations import Change, Snapshot
-from salm_index.header import read_header
-from salm_index.inputs import check_paths, check_query, check_rows, check_vectors, is_text
+from salm_index.header import Header
+from salm_index.inputs import (
+    check_dimension,
+    check_kind,
+    check_model_name,
+    check_paths,
+    check_recall,
+    check_rows,
+    check_vectors,
+)
 from salm_index.lock import WriterLock
-from salm_index.search import Hit, search
-
-MAX_DIMENSION = 65536
-LOCK_TIMEOUT_S = 10.0
-"""How long a writer waits for another one by default."""
+from salm_index.merge import merged_header, write_merged
+from salm_index.reader import LOCK_TIMEOUT_S, Reader
 
 
-class Index:
-    """An exact inner-product index in a folder. `Index.create` makes one, `Index.open` opens one.
+class Index(Reader):
+    """An inner-product index in a folder. `Index.create` makes one, `Index.open` opens one.
 
     An open index is a snapshot: it keeps answering from the generation it has until it writes, or `refresh` is called,
-    whatever other processes commit. `add`, `remove` and `replace` each are one atomic, durable commit on top of the
-    newest generation. One `Index` may be searched from several threads.
+    whatever other processes commit. `add`, `remove`, `replace` and `compact` each are one atomic, durable commit on top
+    of the newest generation. One `Index` may be searched from several threads.
     """
 
     def __init__(self, path: Path, snapshot: Snapshot, lock_timeout_s: float) -> None:
-        self.path = path
-        self.lock_timeout_s = lock_timeout_s
-        self._snapshot: Snapshot | None = snapshot
+        super().__init__(path, snapshot, lock_timeout_s)
         self._write_lock = threading.Lock()
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], dimension: int = 512, *, model: str, lock_timeout_s: float = LOCK_TIMEOUT_S
+        cls,
+        path: str | os.PathLike[str],
+        dimension: int = 512,
+        *,
+        model: str,
+        kind: str = "auto",
+        recall: float = 0.99,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
     ) -> "Index":
         """Make an empty index and open it.
 
@@ -49,135 +58,63 @@ class Index:
             path: a new or empty folder; parent folders are made.
             dimension: length of the vectors.
             model: name and fingerprint of the model that makes the vectors, such as "salm-small:1f3c".
+            kind: "flat" is always exact; "ivf" reads the nearest lists of windows only; "auto" is flat up to
+                `lists.FLAT_LIMIT` windows, then ivf. Searches with a filter are exact in any kind.
+            recall: the share of the true neighbours that a search of kind "ivf" must find. It is measured when the
+                lists are made, and decides how many of them a search reads; see `salm_index.tuning`.
             lock_timeout_s: how long a write waits for another writer, in seconds.
 
         Raises:
             IndexExistsError: the folder holds an index or anything else.
-            VectorError, ModelMismatchError: `dimension` or `model` is invalid.
+            VectorError, ModelMismatchError, QueryError: `dimension`, `model`, or `kind` or `recall` is invalid.
             IndexAccessError: the folder cannot be written.
         """
         folder = Path(path)
-        if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSION:
-            raise VectorError(
-                f"{folder}: expected dimension to be an integer from 1 to {MAX_DIMENSION}, got {dimension!r}"
-            )
-        if not model or not is_text(model):
-            raise ModelMismatchError(f"{folder}: expected model to be the name of a model, got {model!r}")
-        generations.check_creatable(folder)
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with WriterLock(folder, lock_timeout_s):
-                generations.check_creatable(folder)
-                generations.sweep(folder, None)
-                generations.create(folder, dimension, model)
+        kind, recall = check_kind(kind), check_recall(recall)
+        try:
+            header = Header(check_model_name(model), check_dimension(dimension), kind=kind, recall=recall)
+        except (VectorError, ModelMismatchError) as error:
+            raise type(error)(f"{folder}: {error}") from None
+        with _creating(folder, lock_timeout_s):
+            generations.switch(folder, header)
         return cls.open(folder, model, lock_timeout_s=lock_timeout_s)
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], model: str | None = None, *, lock_timeout_s: float = LOCK_TIMEOUT_S
+    def merge(
+        cls,
+        first: str | os.PathLike[str],
+        second: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
     ) -> "Index":
-        """Open the newest committed generation. Reading needs no lock and no write permission.
+        """Make an index of the windows of two others, which stay as they are, and open it.
+
+        A recording that both have with one content hash is taken once. Kind and recall are those of `first`.
 
         Args:
-            path: the index folder.
-            model: the model whose vectors will be searched or added; none skips the check.
-            lock_timeout_s: how long a write waits for another writer, in seconds.
+            first, second: folders of indexes of one model.
+            out: a new or empty folder.
+            lock_timeout_s: as in `create`.
 
         Raises:
-            IndexNotFoundError: there is no index.
-            IndexCorruptError: files are damaged, missing or of another index. Files over
-                `generations.CHECKSUM_AT_OPEN_BYTES` are checked by size and counts only; `verify` checks all.
-            SchemaVersionError: written by another version of this package.
-            ModelMismatchError: the index holds vectors of another model.
+            ModelMismatchError: the indexes are of different models or dimensions.
+            RowError: they hold different contents of one path, or contents without hash.
+            IndexExistsError, IndexAccessError: as in `create`.
+            IndexNotFoundError, IndexCorruptError: as in `open`.
         """
-        folder = Path(path)
-        _check_model(folder, read_header(folder).model, model)
-        return cls(folder, generations.load(folder), lock_timeout_s)
-
-    def __enter__(self) -> "Index":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release files and memory; also happens when the index is garbage-collected."""
-        if self._snapshot is not None:
-            self._snapshot.rows.close()
-            self._snapshot = None
-
-    def __len__(self) -> int:
-        """Number of windows."""
-        return self._current.header.num_windows
-
-    def __repr__(self) -> str:
-        if self._snapshot is None:
-            return f"Index({str(self.path)!r}, closed)"
-        return f"Index({str(self.path)!r}, {len(self)} windows, model={self.model!r}, generation={self.generation})"
-
-    @property
-    def model(self) -> str:
-        """Name and fingerprint of the model that made the vectors."""
-        return self._current.header.model
-
-    @property
-    def dimension(self) -> int:
-        """Length of the vectors."""
-        return self._current.header.dimension
-
-    @property
-    def metric(self) -> str:
-        """What a score is: "inner_product"."""
-        return self._current.header.metric
-
-    @property
-    def generation(self) -> int:
-        """Number of commits up to this snapshot."""
-        return self._current.header.generation
-
-    def paths(self) -> dict[str, str | None]:
-        """Content hash of each recording in the index, in the order of the paths."""
-        return self._current.rows.content_hashes()
-
-    def search(
-        self, query: ArrayLike, k: int = 10, where: Mapping[str, Any] | None = None, model: str | None = None
-    ) -> list[Hit]:
-        """The k windows that are most similar to one query. Exact, also under a filter.
-
-        Args:
-            query: shape (dimension,) or (1, dimension).
-            k: how many; fewer are returned only if fewer windows match.
-            where: conditions on the windows, such as ``{"azimuth_deg": (22.5, 67.5), "path": "yard/*"}``; the forms
-                are listed in `salm_index.filters`.
-            model: the model that made the query; none skips the check.
-
-        Returns:
-            Hits, best first; equal scores in the order in which the windows were added.
-
-        Raises:
-            VectorError, QueryError, ModelMismatchError: the query, `k` or `where`, or `model` does not fit.
-        """
-        return self.search_many(check_query(query, self.dimension), k, where, model)[0]
-
-    def search_many(
-        self, queries: ArrayLike, k: int = 10, where: Mapping[str, Any] | None = None, model: str | None = None
-    ) -> list[list[Hit]]:
-        """`search` for each of several queries under one filter; the answers are the same as one by one.
-
-        Args:
-            queries: shape (count, dimension).
-            k, where, model: as in `search`.
-        """
-        snapshot = self._current
-        _check_model(self.path, snapshot.header.model, model)
-        return search(snapshot, check_vectors(queries, snapshot.header.dimension, "query"), k, where)
+        folder = Path(out)
+        with cls.open(first) as one, cls.open(second) as other:
+            header = merged_header(one._current, other._current, (one.path, other.path))
+            with _creating(folder, lock_timeout_s):
+                write_merged(folder, one._current, other._current, header)
+        return cls.open(folder, lock_timeout_s=lock_timeout_s)
 
     def add(self, vectors: ArrayLike, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add windows in one durable commit. All or none: any error leaves the index as it was.
 
-        A commit rewrites the files of the index: its cost grows with all that is in it, so add in big batches.
+        A commit writes the new windows, and now and then merges smaller segments before them; memory is that of the
+        batch. So an archive of any size is a loop of adds, of some thousand windows each.
 
         Args:
             vectors: shape (count, dimension), finite and not zero; normally L2-normalised.
@@ -224,41 +161,24 @@ class Index:
         paths = check_paths(paths)
         return self._commit(paths, vectors, rows, only_paths=set(paths))
 
-    def refresh(self) -> bool:
-        """Move on to the newest committed generation.
+    def compact(self, *, kind: str | None = None, recall: float | None = None) -> bool:
+        """Write the index anew in as few segments as can be: frees what removed windows take, and searches get faster.
+
+        Args:
+            kind, recall: change these, as in `create`; none leaves them.
 
         Returns:
-            Whether there was a newer one.
+            Whether there was anything to do.
 
         Raises:
-            ModelMismatchError: the folder now holds an index of another model or dimension.
+            IndexLockedError, IndexAccessError: as in `add`.
         """
-        header = self._current.header
-        newest = read_header(self.path)
-        if newest == header:
-            return False
-        _check_model(self.path, newest.model, header.model)
-        if newest.dimension != header.dimension:
-            raise ModelMismatchError(
-                f"{self.path}: expected dimension {header.dimension}, got {newest.dimension}: another index was made "
-                "here; open it again"
-            )
-        self._snapshot = generations.load(self.path)
-        return True
-
-    def verify(self) -> None:
-        """Check all of the newest committed generation on disk: checksums, counts, and that rows and vectors agree.
-
-        Raises:
-            IndexCorruptError: the message names the file and what to do.
-        """
-        generations.load(self.path, full=True).rows.close()
-
-    @property
-    def _current(self) -> Snapshot:
-        if self._snapshot is None:
-            raise SalmIndexError(f"{self.path}: this index is closed; open it again with Index.open")
-        return self._snapshot
+        kind = None if kind is None else check_kind(kind)
+        recall = None if recall is None else check_recall(recall)
+        with self._writing() as base:
+            header = base.header
+            self._snapshot = generations.compact(self.path, base, kind or header.kind, recall or header.recall)
+            return self._snapshot is not base
 
     def _commit(
         self,
@@ -273,18 +193,37 @@ class Index:
         for number, row in enumerate(checked):
             if only_paths is not None and row.path not in only_paths:
                 raise RowError(f"row {number} ({row.describe()}): its path is not among the replaced paths; use add")
-        with self._write_lock, _writing(self.path), WriterLock(self.path, self.lock_timeout_s):
+        with self._writing() as base:
+            removed = base.windows_of_paths(removed_paths)
+            if removed or checked:
+                self._snapshot = generations.commit(self.path, base, Change(removed, vectors, checked))
+        return len(removed)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Snapshot]:
+        """The newest generation, with the lock held and nothing of a crash left behind."""
+        with self._write_lock, _os_errors(self.path), WriterLock(self.path, self.lock_timeout_s):
             self.refresh()
             base = self._current
-            removed_ids = base.rows.ids_of_paths(removed_paths)
-            if removed_ids.size or checked:
-                generations.sweep(self.path, base.header)
-                self._snapshot = generations.commit(self.path, base, Change(removed_ids, vectors, checked))
-        return len(removed_ids)
+            generations.sweep(self.path, base.header)
+            yield base
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _creating(folder: Path, lock_timeout_s: float) -> Iterator[None]:
+    """Within it, the folder is there, holds nothing but a lock, and the lock is held."""
+    generations.check_creatable(folder)
+    with _os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with WriterLock(folder, lock_timeout_s):
+            generations.check_creatable(folder)
+            generations.sweep(folder, None)
+            yield
+            files.sync_folder(folder.absolute().parent)
+
+
+@contextmanager
+def _os_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
@@ -292,11 +231,3 @@ def _writing(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written ({error}); what was committed before is still there: "
             "check free space and permissions, and run again"
         ) from error
-
-
-def _check_model(folder: Path, expected: str, model: str | None) -> None:
-    if model is not None and model != expected:
-        raise ModelMismatchError(
-            f"{folder}: holds vectors of model {expected!r}, got vectors of model {model!r}; "
-            f"use {expected!r}, or index the recordings with {model!r} into another folder"
-        )

@@ -9,11 +9,57 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from salm_index.errors import RowError, VectorError
-from salm_index.rows import COLUMNS, Row
+from salm_index.errors import ModelMismatchError, QueryError, RowError, VectorError
+from salm_index.header import KINDS
+from salm_index.rows import COLUMNS, Row, Window
 
+MAX_DIMENSION = 65536
 MAX_NORM = 1e18
 """Largest norm of a vector: products of two such vectors stay within float32."""
+
+
+def check_dimension(dimension: object) -> int:
+    """Return the length of an index's vectors.
+
+    Raises:
+        VectorError: not an integer from 1 to `MAX_DIMENSION`.
+    """
+    if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSION:
+        raise VectorError(f"expected dimension to be an integer from 1 to {MAX_DIMENSION}, got {dimension!r}")
+    return dimension
+
+
+def check_model_name(model: object) -> str:
+    """Return the name of the model that makes an index's vectors.
+
+    Raises:
+        ModelMismatchError: not a text.
+    """
+    if not model or not is_text(model):
+        raise ModelMismatchError(f"expected model to be the name of a model, got {model!r}")
+    return str(model)
+
+
+def check_kind(kind: object) -> str:
+    """Return one of `KINDS`.
+
+    Raises:
+        QueryError: something else.
+    """
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise QueryError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    return kind
+
+
+def check_recall(recall: object) -> float:
+    """Return a recall that a search should reach.
+
+    Raises:
+        QueryError: not above 0 and at most 1.
+    """
+    if isinstance(recall, bool) or not isinstance(recall, int | float) or not 0 < recall <= 1:
+        raise QueryError(f"recall: expected a number above 0 and at most 1, got {recall!r}")
+    return float(recall)
 
 
 def check_vectors(vectors: ArrayLike, dimension: int, what: str) -> NDArray[np.float32]:
@@ -129,6 +175,29 @@ def check_rows(rows: Sequence[Mapping[str, Any]], num_vectors: int) -> list[Row]
                 f"windows of this path, got {row.content_hash!r}; all windows must come from one reading of the file"
             )
     return checked
+
+
+def check_new(rows: Sequence[Row], known: Iterable[Window]) -> None:
+    """Check that checked rows can come to windows of the same paths that are in the index.
+
+    Raises:
+        RowError: a window is there already, or its path with another content hash.
+    """
+    windows: dict[str, list[Window]] = {}
+    for window in known:
+        windows.setdefault(window.path, []).append(window)
+    for number, row in enumerate(rows):
+        for window in windows.get(row.path, ()):
+            if window.content_hash != row.content_hash:
+                raise RowError(
+                    f"row {number} ({row.describe()}): the index has this path with content_hash "
+                    f"{window.content_hash!r}, got {row.content_hash!r}; use Index.replace for a file that has changed"
+                )
+            if (window.start_s, window.end_s) == (row.start_s, row.end_s):
+                raise RowError(
+                    f"row {number} ({row.describe()}): this window is in the index already; "
+                    "use Index.replace to put it in place of the old one"
+                )
 
 
 def _check_row(number: int, row: Mapping[str, Any]) -> Row:

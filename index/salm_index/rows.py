@@ -1,21 +1,21 @@
-"""The SQLite file of a generation: one row per window, with the window's id in the vectors file.
+"""The SQLite file of a segment: one row per window, with the window's id in the vectors file.
 
-A file is written once, beside the live one, and never changes after its commit; so it is opened as immutable, needs no
-locks or journals, and can lie on a read-only medium.
+A file is written once and never changes after its commit; so it is opened as immutable, needs no locks or journals,
+and can lie on a read-only medium. Windows that were removed later stay in it: whoever asks leaves their ids out.
 """
 
 import json
-import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_index.errors import IndexCorruptError, RowError
+from salm_index.errors import IndexCorruptError
 from salm_index.header import RESTORE
 
 COLUMNS = ("path", "start_s", "end_s", "azimuth_deg", "elevation_deg", "content_hash")
@@ -37,7 +37,9 @@ CREATE TABLE windows (
     UNIQUE (path, start_s, end_s)
 )
 """
+AZIMUTH_INDEX = "CREATE INDEX windows_azimuth ON windows (azimuth_deg)"
 IN_LIST = "IN (SELECT value FROM json_each(?))"
+WRITE_CACHE_KIB = 65536
 
 
 def metadata_value(name: str) -> str:
@@ -61,12 +63,22 @@ class Row(NamedTuple):
         return f"{self.path}, {self.start_s:g} to {self.end_s:g} s"
 
 
+class Window(NamedTuple):
+    """Which window has which id, and of which contents of its recording it is."""
+
+    id: int
+    path: str
+    start_s: float
+    end_s: float
+    content_hash: str | None
+
+
 class Rows:
-    """The rows of one committed generation, read-only. It stays readable after the file has been deleted (POSIX).
+    """The rows of one segment, read-only. They stay readable after the file has been deleted (POSIX).
 
     Args:
         path: the SQLite file.
-        generation: the generation that the file must say it is of.
+        generation: the generation that the file must say it was written for.
 
     Raises (here and in every method):
         IndexCorruptError: not the SQLite file of this generation, or damaged.
@@ -98,12 +110,23 @@ class Rows:
 
     def ids(self, condition: str = "1", parameters: Sequence[Any] = ()) -> NDArray[np.int64]:
         """Ids of the windows that fulfil an SQL condition, in ascending order."""
-        rows = self._all(f"SELECT id FROM windows WHERE {condition} ORDER BY id", parameters)
-        return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+        # No ORDER BY: SQLite would walk the whole table for it, and numpy sorts faster.
+        rows = self._all(f"SELECT id FROM windows WHERE {condition}", parameters)
+        return np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows)))
 
-    def ids_of_paths(self, paths: Iterable[str]) -> NDArray[np.int64]:
-        """Ids of all windows of these paths."""
-        return self.ids(f"path {IN_LIST}", (json.dumps(list(paths)),))
+    def windows_of_paths(self, paths: Iterable[str]) -> list[Window]:
+        """All windows of these paths."""
+        sql = f"SELECT id, path, start_s, end_s, content_hash FROM windows WHERE path {IN_LIST}"
+        return [Window(*row) for row in self._all(sql, (json.dumps(list(paths)),))]
+
+    def batches(self, size: int) -> Iterator[tuple[NDArray[np.int64], list[Row]]]:
+        """All ids and rows in the order of the ids, `size` at a time."""
+        with _reading(self.path):
+            cursor = self._connection.execute(
+                f"SELECT id, {', '.join((*COLUMNS, 'metadata'))} FROM windows ORDER BY id"
+            )
+            while rows := cursor.fetchmany(size):
+                yield np.array([row[0] for row in rows], dtype=np.int64), [Row(*row[1:]) for row in rows]
 
     def get(self, ids: Iterable[int]) -> dict[int, Row]:
         """The rows of these ids."""
@@ -111,9 +134,12 @@ class Rows:
         sql = f"SELECT id, {columns} FROM windows WHERE id {IN_LIST}"
         return {row[0]: Row(*row[1:]) for row in self._all(sql, (json.dumps(list(ids)),))}
 
-    def content_hashes(self) -> dict[str, str | None]:
-        """Content hash of each path, in the order of the paths."""
-        return dict(self._all("SELECT path, max(content_hash) FROM windows GROUP BY path ORDER BY path"))
+    def content_hashes(self, removed_ids: NDArray[np.int64]) -> dict[str, str | None]:
+        """Content hash of each path that has windows besides the removed ones, in the order of the paths."""
+        kept = f"WHERE id NOT {IN_LIST}" if removed_ids.size else ""
+        parameters = (json.dumps(removed_ids.tolist()),) if removed_ids.size else ()
+        sql = f"SELECT path, max(content_hash) FROM windows {kept} GROUP BY path ORDER BY path"
+        return dict(self._all(sql, parameters))
 
     def has_metadata(self, name: str) -> bool:
         """Whether any window has metadata of this name."""
@@ -150,69 +176,44 @@ def _reading(path: Path) -> Iterator[None]:
         raise IndexCorruptError(f"{path}: cannot be read as the rows of an index ({error}); {RESTORE}") from error
 
 
-def write_rows(
-    target: Path,
-    generation: int,
-    *,
-    source: Path | None = None,
-    removed_ids: NDArray[np.int64] | None = None,
-    added: Sequence[Row] = (),
-    first_id: int = 0,
-) -> int:
-    """Write the rows of a new generation: those of `source`, less the removed, plus the added.
+class RowsWriter:
+    """Context manager that writes the file of `Rows` from a stream. It is not synced to disk here.
 
     Args:
-        target: the file to write; it is not synced to disk here.
-        generation: the new generation.
-        source: the previous generation's file; none for an empty index.
-        removed_ids: ids to leave out.
-        added: new rows; they get the ids `first_id`, `first_id + 1`, ...
-        first_id: the first new id.
-
-    Returns:
-        The number of distinct paths.
+        path: the file to write; there must be none.
+        generation: the commit that it is written for.
 
     Raises:
-        RowError: a window is in the index already, or its path is with another content hash.
+        sqlite3.Error: the file cannot be written.
     """
-    if source is not None:
-        shutil.copyfile(source, target)
-    with closing(sqlite3.connect(target)) as connection:
+
+    def __init__(self, path: Path, generation: int) -> None:
+        self._generation = generation
+        self._connection = sqlite3.connect(path)
         # Nobody reads this file before its commit, and a crash throws it away: no journal, and one sync at the end.
-        connection.execute("PRAGMA journal_mode = OFF")
-        connection.execute("PRAGMA synchronous = OFF")
-        if source is None:
-            connection.execute(SCHEMA)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        if removed_ids is not None and removed_ids.size:
-            connection.execute(f"DELETE FROM windows WHERE id {IN_LIST}", (json.dumps(removed_ids.tolist()),))
-        _check_new(connection, added)
-        connection.executemany(
+        self._connection.execute("PRAGMA journal_mode = OFF")
+        self._connection.execute("PRAGMA synchronous = OFF")
+        self._connection.execute(f"PRAGMA cache_size = -{WRITE_CACHE_KIB}")
+        self._connection.execute(SCHEMA)
+
+    def write(self, ids: Iterable[int], rows: Iterable[Row]) -> None:
+        """Append rows."""
+        self._connection.executemany(
             "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            ((first_id + number, *row) for number, row in enumerate(added)),
+            ((row_id, *row) for row_id, row in zip(ids, rows, strict=True)),
         )
-        connection.execute(f"PRAGMA user_version = {generation}")
-        connection.commit()
-        (num_paths,) = connection.execute("SELECT count(DISTINCT path) FROM windows").fetchone()
-        return int(num_paths)
 
+    def __enter__(self) -> "RowsWriter":
+        return self
 
-def _check_new(connection: sqlite3.Connection, added: Sequence[Row]) -> None:
-    known: dict[str, list[tuple[float, float, str | None]]] = {}
-    paths = json.dumps(sorted({row.path for row in added}))
-    for path, *window in connection.execute(
-        f"SELECT path, start_s, end_s, content_hash FROM windows WHERE path {IN_LIST}", (paths,)
-    ):
-        known.setdefault(path, []).append(tuple(window))
-    for number, row in enumerate(added):
-        for start_s, end_s, content_hash in known.get(row.path, ()):
-            if content_hash != row.content_hash:
-                raise RowError(
-                    f"row {number} ({row.describe()}): the index has this path with content_hash {content_hash!r}, "
-                    f"got {row.content_hash!r}; use Index.replace for a file that has changed"
-                )
-            if (start_s, end_s) == (row.start_s, row.end_s):
-                raise RowError(
-                    f"row {number} ({row.describe()}): this window is in the index already; "
-                    "use Index.replace to put it in place of the old one"
-                )
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._connection.execute(AZIMUTH_INDEX)
+                self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._connection.execute(f"PRAGMA user_version = {self._generation}")
+                self._connection.commit()
+        finally:
+            self._connection.close()

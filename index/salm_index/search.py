@@ -2,6 +2,7 @@
 
 import json
 import operator
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from salm_index.errors import IndexCorruptError, QueryError
 from salm_index.filters import metadata_names, parse_where
 from salm_index.generations import Snapshot
 from salm_index.header import RESTORE
-from salm_index.rows import COLUMNS, Row, Rows
+from salm_index.rows import COLUMNS, Row
 from salm_index.vectors import Found
 
 
@@ -43,7 +44,7 @@ class Hit:
 
 
 def search(
-    snapshot: Snapshot, queries: NDArray[np.float32], k: int, where: Mapping[str, Any] | None
+    snapshot: Snapshot, queries: NDArray[np.float32], k: int, where: Mapping[str, Any] | None, exact: bool
 ) -> list[list[Hit]]:
     """The best k windows for each query of shape (count, dimension); see `Index.search`.
 
@@ -52,16 +53,36 @@ def search(
         IndexCorruptError: a vector has no row.
     """
     k = _check_k(k)
-    allowed_ids = None if where is None else _allowed_ids(snapshot.rows, where)
-    found = snapshot.vectors.search(queries, k, snapshot.header.max_norm, allowed_ids)
-    ids = {row_id for result in found for row_id in result.ids.tolist()}
-    rows = snapshot.rows.get(ids)
+    allowed = [None] * len(snapshot.parts) if where is None else _allowed_places(snapshot, where)
+    max_norm = snapshot.header.max_norm
+    found = [
+        part.search(queries, k, max_norm, places, exact) for part, places in zip(snapshot.parts, allowed, strict=True)
+    ]
+    results = [_best([part_found[query] for part_found in found], k) for query in range(len(queries))]
+    ids = sorted({row_id for result in results for row_id in result.ids.tolist()})
+    rows: dict[int, Row] = {}
+    for part in snapshot.parts:
+        rows |= part.segment.rows.get(_between(ids, part.segment.vectors.ids))
     if len(rows) != len(ids):
         raise IndexCorruptError(
-            f"{snapshot.rows.path}: has no rows for {len(ids) - len(rows)} vectors of {snapshot.header.vectors.name}; "
-            f"{RESTORE}"
+            f"{snapshot.parts[0].segment.rows.path.parent}: has no rows for {len(ids) - len(rows)} vectors; {RESTORE}"
         )
-    return [_hits(result, rows) for result in found]
+    return [_hits(result, rows) for result in results]
+
+
+def _best(found: list[Found], k: int) -> Found:
+    """The best k of what the segments gave, in the order of their ids."""
+    ids = np.concatenate([np.empty(0, np.int64), *(result.ids for result in found)])
+    scores = np.concatenate([np.empty(0, np.float32), *(result.scores for result in found)])
+    order = np.argsort(-scores, kind="stable")[:k]
+    return Found(ids[order], scores[order])
+
+
+def _between(ids: list[int], segment_ids: NDArray[np.int64]) -> list[int]:
+    """Those of the ids, in ascending order, that lie in a segment's range."""
+    if not len(segment_ids):
+        return []
+    return ids[bisect_left(ids, segment_ids[0]) : bisect_right(ids, segment_ids[-1])]
 
 
 def _check_k(k: int) -> int:
@@ -74,18 +95,20 @@ def _check_k(k: int) -> int:
     return checked
 
 
-def _allowed_ids(rows: Rows, where: Mapping[str, Any]) -> NDArray[np.int64]:
+def _allowed_places(snapshot: Snapshot, where: Mapping[str, Any]) -> list[NDArray[np.int64] | None]:
     clause = parse_where(where)
-    ids = rows.ids(clause.sql, clause.parameters)
-    if ids.size == 0 and len(rows):
+    allowed: list[NDArray[np.int64] | None] = [part.places(clause) for part in snapshot.parts]
+    if snapshot.header.num_windows and not any(places is not None and places.size for places in allowed):
         # A misspelt name must not look like an archive without such recordings.
+        all_rows = [part.segment.rows for part in snapshot.parts]
         for name in metadata_names(where):
-            if not rows.has_metadata(name):
+            if not any(rows.has_metadata(name) for rows in all_rows):
+                names = sorted({known for rows in all_rows for known in rows.metadata_names()})
                 raise QueryError(
                     f"where: no window has metadata {name!r}; there are the columns {', '.join(COLUMNS)} and the "
-                    f"metadata {', '.join(rows.metadata_names()) or '(none)'}"
+                    f"metadata {', '.join(names) or '(none)'}"
                 )
-    return ids
+    return allowed
 
 
 def _hits(found: Found, rows: Mapping[int, Row]) -> list[Hit]:

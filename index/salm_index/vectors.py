@@ -1,10 +1,16 @@
-"""The FAISS file of a generation: exact inner-product search over float32 vectors, each with a window's id.
+"""The FAISS file of a segment: exact inner-product search over float32 vectors, each with a window's id.
 
 FAISS finds the candidates; their final scores are computed here in float64, one vector at a time. So a score does not
 depend on what else is in the index or in the batch, equal vectors have equal scores, and ties are broken by id.
+
+The file is memory-mapped: opening it costs the same whatever its size, and the system reads what a search touches. It
+is written from a stream, in FAISS's own format (an `IndexIDMap` over an `IndexFlatIP`), so that any FAISS reads it and
+no segment needs to fit into memory.
 """
 
+import struct
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +22,16 @@ from salm_index.header import RESTORE
 SPARE_CANDIDATES = 16
 """Candidates fetched beyond k at first; most searches need no more to be sure of the order at rank k."""
 
-
 SCORED_AT_ONCE = 4096
 """Vectors that are scored in float64 at once: bounds the memory of a search with a large k."""
 
+FAISS_PREFIX = struct.Struct("<4siqqqBi")
+"""How FAISS begins an index: four letters, dimension, count, twice an unused 2^20, is trained, metric."""
 
-def _faiss() -> Any:
+FAISS_INNER_PRODUCT = 0
+
+
+def load_faiss() -> Any:
     """FAISS, imported where it is first needed: it takes longer to import than all the rest."""
     import faiss
 
@@ -36,66 +46,36 @@ class Found(NamedTuple):
 
 
 class FlatVectors:
-    """An immutable set of vectors in a FAISS `IndexFlatIP`, wrapped by `IndexIDMap2`.
+    """The vectors of a segment, read-only. They stay readable after the file has been deleted (POSIX).
 
     Args:
-        vectors: shape (count, dimension), float32.
-        ids: shape (count,), strictly increasing.
+        path: a file of `VectorsWriter`.
+        dimension: what the vectors' length must be.
+
+    Raises:
+        IndexCorruptError: not such a file.
     """
 
-    def __init__(self, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
-        faiss = _faiss()
-        index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
-        index.add_with_ids(vectors, ids)
-        self._attach(index)
-
-    @classmethod
-    def read(cls, path: Path, dimension: int) -> "FlatVectors":
-        """Read a FAISS file.
-
-        Raises:
-            IndexCorruptError: not a file that `write` made for this dimension.
-        """
-        faiss = _faiss()
-        try:
-            index = faiss.read_index(str(path))
-        except (RuntimeError, MemoryError) as error:
-            raise IndexCorruptError(f"{path}: cannot be read as vectors ({error}); {RESTORE}") from error
-        inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap2) else index
+    def __init__(self, path: Path, dimension: int) -> None:
+        index = read_mapped(path)
+        faiss = load_faiss()
+        inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
         if not isinstance(inner, faiss.IndexFlatIP) or index is inner or index.d != dimension:
             raise IndexCorruptError(
-                f"{path}: expected an IndexIDMap2 over an IndexFlatIP of dimension {dimension}, got "
+                f"{path}: expected an IndexIDMap over an IndexFlatIP of dimension {dimension}, got "
                 f"{type(index).__name__} over {type(inner).__name__} of dimension {index.d}; {RESTORE}"
             )
-        vectors = cls.__new__(cls)
-        vectors._attach(index)
-        if len(vectors.ids) != index.ntotal or inner.ntotal != index.ntotal or np.any(np.diff(vectors.ids) <= 0):
-            raise IndexCorruptError(f"{path}: its ids do not fit its {index.ntotal} vectors; {RESTORE}")
-        return vectors
-
-    def write(self, path: Path) -> None:
-        """Write the FAISS file; any FAISS can read it. It is not synced to disk here.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        faiss = _faiss()
-        # FAISS's own file writer does not notice a full disk when it closes the file; Python's does.
-        with path.open("wb") as file:
-            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
-
-    def _attach(self, index: Any) -> None:
-        faiss = _faiss()
-        self._index = index
+        # `_owner` keeps the memory of `_flat` and `matrix` alive.
+        self._owner, self._flat = index, inner
         self.ids: NDArray[np.int64] = faiss.vector_to_array(index.id_map)
-        flat = faiss.downcast_index(index.index)
-        shape = (flat.ntotal, index.d)
-        # A view: the vectors exist once in memory. `self._index` keeps them alive.
+        shape = (inner.ntotal, index.d)
         self.matrix: NDArray[np.float32] = (
-            faiss.rev_swig_ptr(flat.get_xb(), shape[0] * shape[1]).reshape(shape)
-            if flat.ntotal
+            faiss.rev_swig_ptr(inner.get_xb(), shape[0] * shape[1]).reshape(shape)
+            if inner.ntotal
             else np.empty(shape, dtype=np.float32)
         )
+        if len(self.ids) != index.ntotal or inner.ntotal != index.ntotal or np.any(np.diff(self.ids) <= 0):
+            raise IndexCorruptError(f"{path}: its ids do not fit its {index.ntotal} vectors; {RESTORE}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,21 +83,10 @@ class FlatVectors:
     @property
     def dimension(self) -> int:
         """Length of each vector."""
-        return int(self._index.d)
-
-    def edited(
-        self, removed_ids: NDArray[np.int64], added: NDArray[np.float32], added_ids: NDArray[np.int64]
-    ) -> "FlatVectors":
-        """A new set without the removed and with the added vectors; this one stays as it is.
-
-        Takes memory for three copies of the vectors while it runs, for two afterwards until this set is dropped.
-        """
-        kept = ~np.isin(self.ids, removed_ids)
-        vectors = np.concatenate([self.matrix[kept], added])
-        return FlatVectors(vectors, np.concatenate([self.ids[kept], added_ids]))
+        return int(self.matrix.shape[1])
 
     def search(
-        self, queries: NDArray[np.float32], k: int, max_norm: float, allowed_ids: NDArray[np.int64] | None = None
+        self, queries: NDArray[np.float32], k: int, max_norm: float, places: NDArray[np.int64] | None = None
     ) -> list[Found]:
         """The k vectors of the largest inner product with each query; ties in the order of the ids.
 
@@ -125,47 +94,102 @@ class FlatVectors:
             queries: shape (count, dimension), float32.
             k: at least 1; fewer are returned only if there are fewer.
             max_norm: an upper bound of the norms of the stored vectors.
-            allowed_ids: search only these; none for all.
+            places: search only the vectors at these places, in ascending order; none for all.
         """
-        num_allowed = len(self) if allowed_ids is None else len(allowed_ids)
+        num_allowed = len(self) if places is None else len(places)
         found = [Found(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         if num_allowed == 0:
             return found
-        parameters, _bits = _selection(allowed_ids)
+        faiss = load_faiss()
+        selector, _bits = (None, None) if places is None else select(places, len(self))
+        parameters = None if selector is None else faiss.SearchParameters(sel=selector)
         # Bound of the rounding error of a float32 inner product, both ways (Higham, Accuracy and Stability, eq. 3.5).
         norms = np.linalg.norm(queries.astype(np.float64), axis=1)
         slack = 2 * self.dimension * np.finfo(np.float32).eps * norms * max_norm
         pending = np.arange(len(queries))
         fetch = min(k + SPARE_CANDIDATES, num_allowed)
         while pending.size:
-            scores, ids = self._index.search(queries[pending], fetch, params=parameters)
+            scores, candidates = self._flat.search(queries[pending], fetch, params=parameters)
             unsure = np.zeros(len(pending), dtype=bool)
             for place, query in enumerate(pending):
                 # Something that was not fetched may belong before the k-th while the last one fetched is this close.
                 unsure[place] = fetch < num_allowed and scores[place, -1] >= scores[place, k - 1] - slack[query]
                 if not unsure[place]:
-                    found[query] = self._ranked(queries[query], ids[place], k)
+                    found[query] = self.rank(queries[query], candidates[place], k)
             pending = pending[unsure]
             fetch = min(4 * fetch, num_allowed)
         return found
 
-    def _ranked(self, query: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> Found:
-        ids = np.sort(ids)
-        places = np.searchsorted(self.ids, ids)
-        scores = np.empty(len(ids), dtype=np.float32)
-        for start in range(0, len(ids), SCORED_AT_ONCE):
+    def rank(self, query: NDArray[np.float32], places: NDArray[np.int64], k: int) -> Found:
+        """The best k of the vectors at `places`, scored in float64."""
+        places = np.sort(places)
+        scores = np.empty(len(places), dtype=np.float32)
+        for start in range(0, len(places), SCORED_AT_ONCE):
             part = slice(start, start + SCORED_AT_ONCE)
             scores[part] = (self.matrix[places[part]] * query.astype(np.float64)).sum(axis=1)
         order = np.argsort(-scores, kind="stable")[:k]
-        return Found(ids[order], scores[order])
+        return Found(self.ids[places[order]], scores[order])
 
 
-def _selection(allowed_ids: NDArray[np.int64] | None) -> tuple[Any, Any]:
-    """FAISS search parameters that admit only these ids, and the memory that they point to."""
-    if allowed_ids is None:
-        return None, None
-    faiss = _faiss()
-    mask = np.zeros(int(allowed_ids[-1]) + 1, dtype=bool)
-    mask[allowed_ids] = True
+class VectorsWriter:
+    """Context manager that writes the file of `FlatVectors` from a stream. It is not synced to disk here.
+
+    Args:
+        path: the file to write.
+        dimension: length of the vectors.
+        num_vectors: how many will come.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, dimension: int, num_vectors: int) -> None:
+        self._file = path.open("wb")
+        self._num_missing = num_vectors
+        self._ids: list[NDArray[np.int64]] = []
+        for letters in (b"IxMp", b"IxFI"):
+            prefix = (letters, dimension, num_vectors, 1 << 20, 1 << 20, True, FAISS_INNER_PRODUCT)
+            self._file.write(FAISS_PREFIX.pack(*prefix))
+        self._file.write(struct.pack("<Q", num_vectors * dimension))
+
+    def write(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Append vectors of shape (count, dimension); ids grow strictly."""
+        self._file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+        self._ids.append(ids)
+        self._num_missing -= len(ids)
+
+    def __enter__(self) -> "VectorsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is not None:
+                return
+            if self._num_missing:
+                raise ValueError(f"{self._file.name}: {self._num_missing} vectors too few")
+            ids = np.concatenate([np.empty(0, np.int64), *self._ids])
+            self._file.write(struct.pack("<Q", len(ids)))
+            self._file.write(ids.astype("<i8").data)
+
+
+def read_mapped(path: Path) -> Any:
+    """A FAISS index whose large arrays stay in the file (in memory before FAISS 1.11).
+
+    Raises:
+        IndexCorruptError: not a FAISS file.
+    """
+    faiss = load_faiss()
+    try:
+        return faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+    except (RuntimeError, MemoryError) as error:
+        raise IndexCorruptError(f"{path}: cannot be read as vectors ({error}); {RESTORE}") from error
+
+
+def select(places: NDArray[np.int64], num_vectors: int) -> tuple[Any, NDArray[np.uint8]]:
+    """A FAISS selector that admits only these places, and the memory that it points to: keep both while it is used."""
+    mask = np.zeros(num_vectors, dtype=bool)
+    mask[places] = True
     bits = np.packbits(mask, bitorder="little")
-    return faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits)), bits
+    return load_faiss().IDSelectorBitmap(bits), bits

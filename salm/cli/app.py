@@ -5,13 +5,15 @@ from typing import Annotated
 import typer
 
 import salm
-from salm.cli import console
+from salm.cli import archive, console
+from salm.cli.captions import captions
 from salm.cli.convert import convert
 from salm.cli.demo import demo
 from salm.cli.direction import direction
 from salm.cli.doctor import doctor
 from salm.cli.index import index
 from salm.cli.pack import pack
+from salm.cli.prepare import app as prepare_app
 from salm.cli.retrieve import EXAMPLE as RETRIEVE_EXAMPLE
 from salm.cli.retrieve import retrieve
 from salm.cli.simulate import simulate
@@ -38,9 +40,16 @@ def root(
 
 app.command(epilog=console.example("salm index recordings --out salm.index"))(index)
 app.command(epilog=console.example(f"salm retrieve {RETRIEVE_EXAMPLE}"))(retrieve)
+app.command(epilog=console.example("salm stats salm.index"))(archive.stats)
+app.command(epilog=console.example("salm verify salm.index"))(archive.verify)
+app.command(epilog=console.example("salm compact salm.index"))(archive.compact)
+app.command(epilog=console.example("salm merge a.index b.index --out c.index"))(archive.merge)
+app.command(epilog=console.example("salm export salm.index --out exported"))(archive.export)
 app.command(epilog=console.example("salm direction recordings/scene.flac"))(direction)
 app.command(epilog=console.example("salm doctor recordings/scene.flac"))(doctor)
 app.command(epilog=console.example("salm simulate sounds/manifest.csv --out scenes --seed 0 --positions 3"))(simulate)
+app.add_typer(prepare_app, name="prepare")
+app.command(epilog=console.example("salm captions scenes --out scenes/rephrased.jsonl"))(captions)
 app.command(epilog=console.example("salm pack scenes --out shards"))(pack)
 app.command(epilog=console.example("salm convert --clap laion/clap-htsat-unfused --out runs/salm-base-start"))(convert)
 app.command(epilog=console.example('salm demo --query "siren from behind"'))(demo)

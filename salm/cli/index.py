@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from salm.cli import console
+from salm.cli.archive import Kind, Recall
 from salm.progress import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def index(
     window: Annotated[float, typer.Option("--window", help="Length of the windows in seconds.")] = 10.0,
     hop: Annotated[float, typer.Option("--hop", help="Seconds from one window to the next.")] = 5.0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Windows that are encoded at once.")] = 8,
+    kind: Kind = None,
+    recall: Recall = None,
     as_json: console.AsJson = False,
     quiet: console.Quiet = False,
 ) -> None:
@@ -44,6 +47,8 @@ def index(
             hop_s=hop,
             batch_size=batch_size,
             prune=prune,
+            kind=kind,
+            recall=recall,
             progress=progress,
         )
     if as_json:
@@ -66,6 +71,7 @@ def _print_report(report: "IndexReport", quiet: bool) -> None:
     }
     summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing to do"
     typer.echo(f"{report.index}: {report.num_recordings} recordings, {report.num_windows} windows ({summary})")
+    console.note(f"search: {report.search}", quiet=quiet)
     for path in report.vanished:
         console.note(f"gone: {path}", quiet=quiet)
     if report.vanished:

@@ -30,15 +30,16 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 MANIFEST_NAME = "scenes.jsonl"
 COMMIT_S = 30.0
 COMMIT_SHARE = 0.05
-"""A commit rewrites the index, so a big one is committed less often: at most this share of the time goes into it."""
+"""A commit now and then merges what earlier ones wrote: at most about this share of the time goes into commits."""
 
 
 @dataclass
 class IndexReport:
-    """What `update_index` did; recordings by their path in the index."""
+    """What `update_index` did; recordings by their path in the index, `search` says how it is searched."""
 
     index: Path
     model: str
+    search: str = ""
     num_windows: int = 0
     num_recordings: int = 0
     added: list[str] = field(default_factory=list)
@@ -96,6 +97,8 @@ def update_index(
     hop_s: float = 5.0,
     batch_size: int = 8,
     prune: bool = False,
+    kind: str | None = None,
+    recall: float | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
     """Bring an index up to date with a folder of recordings, or with one file.
@@ -109,6 +112,7 @@ def update_index(
         index_path: made if it does not exist.
         model: what `salm.load` takes.
         prune: remove recordings under `source` that are gone.
+        kind, recall: how the index is searched, as in `salm_index.Index.create`; None leaves an index as it is.
         progress: called with the number of recordings looked at and of all.
 
     Raises:
@@ -124,7 +128,7 @@ def update_index(
     if not files and not known:
         raise AudioFormatError(f"{source}: no {', '.join(s[1:] for s in SUFFIXES)} files in it; expected recordings")
     embedder = salm.load(model)
-    with _open(index_path, embedder) as index:
+    with _open(index_path, embedder, kind, recall) as index:
         report = IndexReport(index_path, index.model)
         _Update(index, embedder, encoding, known, _scenes(source), report).run(files, progress)
         found = {str(file) for file in files}
@@ -135,6 +139,7 @@ def update_index(
         else:
             report.vanished = gone
         report.num_windows, report.num_recordings = len(index), len(index.paths())
+        report.search = index.stats().search
     return report
 
 
@@ -253,10 +258,16 @@ def _indexed(index_path: Path) -> dict[str, str | None]:
         return index.paths()
 
 
-def _open(index_path: Path, embedder: "Embedder") -> Index:
+def _open(index_path: Path, embedder: "Embedder", kind: str | None, recall: float | None) -> Index:
     if _can_create(index_path):
-        return Index.create(index_path, embedder.embedding_width, model=embedder.model_id)
-    return Index.open(index_path, model=embedder.model_id)
+        chosen: dict[str, Any] = {"kind": kind, "recall": recall}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return Index.create(index_path, embedder.embedding_width, model=embedder.model_id, **given)
+    index = Index.open(index_path, model=embedder.model_id)
+    stats = index.stats()
+    if kind not in (None, stats.wanted_kind) or recall not in (None, stats.wanted_recall):
+        index.compact(kind=kind, recall=recall)
+    return index
 
 
 def _is_under(path: str, source: Path) -> bool:

@@ -1,6 +1,10 @@
-"""A writer that never stops: `python crash_writer.py INDEX`. What it commits depends on the generation alone."""
+"""A writer that never stops: `python crash_writer.py INDEX`. What it commits depends on the generation alone.
+
+`python crash_writer.py INDEX read` is a reader beside it: it exits with 0 once it has checked several generations.
+"""
 
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -8,6 +12,8 @@ from salm_index import Index
 
 DIMENSION = 64
 FIRST_WINDOWS = 2000
+NUM_GENERATIONS_READ = 4
+READ_TIMEOUT_S = 300.0
 
 
 def vectors_of(path: str, version: int, num_windows: int) -> np.ndarray:
@@ -23,11 +29,14 @@ def rows_of(path: str, version: int, num_windows: int) -> list[dict[str, Any]]:
 
 def step(state: dict[str, tuple[int, int]], generation: int) -> tuple[str, str, int]:
     """The commit that makes `generation`: what is done, to which path, with how many windows. Updates `state`."""
+    if generation % 10 == 0:
+        return "compact", "", 0
     if generation == 1:
         kind, path, num_windows = "add", "f1.wav", FIRST_WINDOWS
     elif generation % 5 == 4:
         kind, path, num_windows = "remove", max(state, key=lambda path: state[path][0]), 0
     elif generation % 3 == 2:
+        # After a compaction this is one of the large segment, which it then stays in as removed.
         kind, path, num_windows = "replace", max(state), generation % 7 + 1
     else:
         kind, path, num_windows = "add", f"f{generation}.wav", generation % 4 + 1
@@ -49,17 +58,55 @@ def state_after(generation: int) -> dict[str, tuple[int, int]]:
 def commit_next(index: Index) -> None:
     generation = index.generation + 1
     kind, path, num_windows = step(state_after(index.generation), generation)
-    vectors, rows = vectors_of(path, generation, num_windows), rows_of(path, generation, num_windows)
+    vectors, rows = vectors_of(path, generation, num_windows) if path else None, rows_of(path, generation, num_windows)
     if kind == "add":
         index.add(vectors, rows)
     elif kind == "remove":
         index.remove([path])
-    else:
+    elif kind == "replace":
         index.replace([path], vectors, rows)
+    else:
+        # Another recall each time, so that there is always something to commit.
+        assert index.compact(recall=0.9 + generation % 9 / 100)
+
+
+def check_is_committed_state(index: Index) -> None:
+    """The index holds what the writer's generation holds, vectors included."""
+    expected = state_after(index.generation)
+    assert index.paths() == {path: str(version) for path, (version, _) in expected.items()}
+    hits = index.search(np.ones(DIMENSION), k=10 * FIRST_WINDOWS)
+    assert len(hits) == len(index) == sum(num_windows for _, num_windows in expected.values())
+    assert {(hit.path, hit.metadata["version"]) for hit in hits} == {
+        (p, version) for p, (version, _) in expected.items()
+    }
+    for path, (version, num_windows) in expected.items():
+        vector = vectors_of(path, version, num_windows)[-1]
+        (hit,) = index.search(vector, k=1, where={"path": path, "start_s": 5.0 * (num_windows - 1)})
+        assert hit.metadata == {"version": version}
+        assert abs(hit.score - float(vector @ vector)) <= 1e-6 * float(vector @ vector)
+
+
+def read(path: str) -> None:
+    """Check generation after generation, newly opened and refreshed; one that stays open must stay as it is."""
+    deadline_s = time.monotonic() + READ_TIMEOUT_S
+    with Index.open(path) as first, Index.open(path) as index:
+        seen = {first.generation}
+        while len(seen) < NUM_GENERATIONS_READ and time.monotonic() < deadline_s:
+            with Index.open(path) as opened:
+                check_is_committed_state(opened)
+                seen.add(opened.generation)
+            index.refresh()
+            check_is_committed_state(index)
+        check_is_committed_state(first)
+    assert len(seen) >= NUM_GENERATIONS_READ, f"saw the generations {sorted(seen)} only"
 
 
 if __name__ == "__main__":
-    with Index.open(sys.argv[1]) as index:
+    if sys.argv[2:] == ["read"]:
         print("ready", flush=True)
-        while True:
-            commit_next(index)
+        read(sys.argv[1])
+    else:
+        with Index.open(sys.argv[1]) as index:
+            print("ready", flush=True)
+            while True:
+                commit_next(index)

@@ -1,4 +1,4 @@
-"""`salm_index` stands on its own: numpy, faiss and the standard library."""
+"""`salm_index` stands on its own: numpy, faiss and the standard library; pyarrow to export."""
 
 import ast
 import subprocess
@@ -21,15 +21,16 @@ def test_it_imports_numpy_faiss_and_the_standard_library_only() -> None:
             for name in names:
                 imported.setdefault(name.split(".")[0], set()).add(path.name)
     assert {"numpy", "faiss", "salm_index"} <= imported.keys()
-    assert imported.keys() - sys.stdlib_module_names <= {"numpy", "faiss", "salm_index"}
+    assert imported.keys() - sys.stdlib_module_names <= {"numpy", "faiss", "pyarrow", "salm_index"}
     assert imported["faiss"] == {"vectors.py"}
+    assert imported["pyarrow"] == {"export.py"}
 
 
 def test_importing_it_is_cheap() -> None:
     code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import salm_index; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "salm_index.index" in modules
-    assert {"faiss", "torch", "salm"}.isdisjoint(modules)
+    assert {"faiss", "pyarrow", "torch", "salm"}.isdisjoint(modules)
 
 
 def test_the_public_names_are_there() -> None:

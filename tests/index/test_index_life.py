@@ -63,7 +63,7 @@ def test_ids_are_never_used_again(make_index: Any, unit_vectors: Any, make_rows:
     index.remove("clip2.wav")
     vector = unit_vectors(1)
     index.add(vector, make_rows(1, "new"))
-    assert index._current.vectors.ids.tolist() == [0, 1, 3]
+    assert [part.segment.vectors.ids.tolist() for part in index._current.parts] == [[0, 1, 3]]
     assert index.search(vector[0], k=1)[0].path == "new0.wav"
 
 

@@ -1,0 +1,113 @@
+"""How many lists a search must read: measured against exact search, on queries that the lists were not made from.
+
+Two kinds of queries are asked, and the worse one counts: windows that were held out of the k-means (each is then not
+its own neighbour), and sums of two of them, which lie between the windows as a sentence's vector does. A model's own
+sentences may lie further off still; `salm-retrieve` users can measure that with `Index.search(..., exact=True)`.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_index.vectors import FlatVectors, load_faiss
+
+NUM_QUERIES = 128
+"""Of each kind."""
+
+MAX_K = 100
+MEASURED_K = (10, MAX_K)
+"""The recall must be reached for each of these numbers of hits; a search for more of them reads everything."""
+
+CANDIDATES_PER_HIT = (2, 4, 8)
+"""How many candidates per hit may be scored exactly, to make up for the 8 bits of the lists."""
+
+
+class Tuned(NamedTuple):
+    """How a segment's lists are searched, and what that was measured to find."""
+
+    num_probes: int
+    candidates_per_hit: int
+    recall: float
+    num_queries: int
+
+
+def tune(
+    index: Any,
+    vectors: FlatVectors,
+    held_out: NDArray[np.float32],
+    held_out_places: NDArray[np.int64],
+    recall: float,
+    max_norm: float,
+) -> Tuned:
+    """The cheapest search of an IVF index that finds a share of `recall` of the true neighbours.
+
+    The share must be reached by a margin of one standard error. If even all lists do not reach it, they are read all,
+    and what was measured is returned.
+
+    Args:
+        index: FAISS IVF index over `vectors`, with their places as ids.
+        vectors: the full vectors.
+        held_out: shape (count, dimension), windows that the index was not trained with.
+        held_out_places: where these are.
+        recall: in (0, 1].
+        max_norm: as in `FlatVectors.search`.
+    """
+    trial = _Trial(index, vectors, held_out, held_out_places, max_norm)
+    num_lists = int(index.nlist)
+    for factor in CANDIDATES_PER_HIT:
+        low, high = 0, 1
+        while high < num_lists and not trial.reaches(recall, high, factor):
+            low, high = high, min(2 * high, num_lists)
+        if high == num_lists and not trial.reaches(recall, high, factor) and factor != CANDIDATES_PER_HIT[-1]:
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if trial.reaches(recall, middle, factor) else (middle, high)
+        break
+    return Tuned(high, factor, round(float(trial.recalls(high, factor)[0].min()), 4), trial.num_queries)
+
+
+class _Trial:
+    """Queries with their true neighbours."""
+
+    def __init__(
+        self,
+        index: Any,
+        vectors: FlatVectors,
+        held_out: NDArray[np.float32],
+        held_out_places: NDArray[np.int64],
+        max_norm: float,
+    ) -> None:
+        self.index, self.vectors = index, vectors
+        between = held_out + np.roll(held_out, 1, axis=0)
+        between[np.linalg.norm(between, axis=1) == 0] = held_out[0]
+        self.queries = np.concatenate([held_out, between]).astype(np.float32)
+        self.num_queries = len(self.queries)
+        found = vectors.search(self.queries, MAX_K + 1, max_norm)
+        places = np.stack([np.searchsorted(vectors.ids, result.ids) for result in found])
+        own = np.full((len(found), 1), -1)
+        own[: len(held_out), 0] = held_out_places
+        # The stable order puts a query's own window last, where it is cut off.
+        order = np.argsort(places == own, axis=1, kind="stable")
+        self.truth = self._keys(np.take_along_axis(places, order, axis=1)[:, :MAX_K])
+
+    def reaches(self, recall: float, num_probes: int, factor: int) -> bool:
+        means, errors = self.recalls(num_probes, factor)
+        return bool(np.all(means - errors >= recall))
+
+    def recalls(self, num_probes: int, factor: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean recall and its standard error, for each kind of queries and each of `MEASURED_K`."""
+        parameters = load_faiss().SearchParametersIVF(nprobe=num_probes)
+        shares = np.empty((len(MEASURED_K), self.num_queries))
+        for row, k in enumerate(MEASURED_K):
+            _, candidates = self.index.search(self.queries, factor * k + 1, params=parameters)
+            # Exact scores will put every true neighbour among the candidates to the front.
+            shares[row] = np.isin(self.truth[:, :k], self._keys(candidates)).mean(axis=1)
+        kinds = shares.reshape(len(MEASURED_K), 2, -1)
+        return kinds.mean(axis=2), kinds.std(axis=2) / np.sqrt(kinds.shape[2])
+
+    def _keys(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers that differ for different places and for different queries (rows); -1 where there is no place."""
+        keys: NDArray[np.int64] = places * self.num_queries + np.arange(self.num_queries)[:, None]
+        return np.where(places < 0, -1, keys)
