@@ -60,7 +60,7 @@ def query_vector(model: Embedder, query: Query) -> Float[NDArray[np.float32], "1
     """
     if query.like is not None:
         return _recording_vector(model, query.like, query)
-    return model.encode_text(_sentence(query.text or "", query))
+    return np.asarray(model.encode_text(_sentence(query.text or "", query)))
 
 
 def _sentence(text: str, query: Query) -> str:
@@ -79,7 +79,7 @@ def _sentence(text: str, query: Query) -> str:
 
 def _recording_vector(model: Embedder, path: Path, query: Query) -> NDArray[np.float32]:
     if query.part == "what":
-        return model.encode_audio(path, embedding="semantic", convention=query.convention)
+        return np.asarray(model.encode_audio(path, embedding="semantic", convention=query.convention))
     parts = model.encode_audio_parts(path, convention=query.convention)
     if query.direction is not None:
         return model.edit_direction(parts, parse_sector(query.direction).compass)

@@ -1,8 +1,10 @@
-"""Exact and approximate changes of feature maps: what varies a scene without making it anew."""
+"""What varies sounds before a scene is made of them, and the feature maps of a scene without making it anew."""
 
 import itertools
 
 import numpy as np
+import scipy.fft
+import soxr
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from salm.audio.features import LOG_MEL_FLOOR_DB, NUM_LOG_MEL_MAPS
 
+LOWEST_OCTAVE_HZ = 62.5
 CHANNEL_AXES = (1, 2, 0)
 """Spatial axis (x, y, z as 0, 1, 2) of the channels Y, Z, X, in this order."""
 
@@ -58,3 +61,24 @@ def mask_mels(
     masked = features.clone()
     masked[..., first : first + width] = features[..., first : first + width].mean(dim=(1, 2), keepdim=True)
     return masked
+
+
+def change_speed(dry: NDArray[np.float32], factor: float, sample_rate: int) -> NDArray[np.float32]:
+    """A sound played `factor` times as fast, and as much higher."""
+    if factor == 1.0:
+        return dry
+    return soxr.resample(dry, sample_rate * factor, sample_rate, quality="LQ")
+
+
+def recolour(
+    dry: NDArray[np.float32], deviation_db: float, sample_rate: int, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """A sound (samples,) through a random smooth filter: octave gains of this standard deviation, no phase."""
+    if not deviation_db:
+        return dry
+    size = scipy.fft.next_fast_len(len(dry), real=True)
+    octaves = np.log2(np.maximum(scipy.fft.rfftfreq(size, 1 / sample_rate), LOWEST_OCTAVE_HZ) / LOWEST_OCTAVE_HZ)
+    knots = np.arange(int(np.ceil(octaves[-1])) + 1)
+    gain_db = np.interp(octaves, knots, generator.normal(0, deviation_db, len(knots)))
+    spectrum = scipy.fft.rfft(dry, size) * (10 ** (gain_db / 20)).astype(np.float32)
+    return scipy.fft.irfft(spectrum, size)[: len(dry)]

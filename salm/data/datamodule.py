@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.config import FeatureConfig
-from salm.data.dataset import EpochSampler, Example, SceneDataset, SceneMix, collate
+from salm.data.dataset import EpochSampler, Example, SceneDataset, collate
+from salm.data.scene_mix import SceneMix
 from salm.data.shards import ShardedScenes
 from salm.data.sounds import SoundBank, Teacher, read_teacher
 from salm.errors import ConfigError

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from salm.audio.augment import axis_turns, mask_mels, quarter_turns, shift_level, turn_maps
+from salm.audio.augment import (
+    axis_turns,
+    change_speed,
+    mask_mels,
+    quarter_turns,
+    recolour,
+    shift_level,
+    turn_maps,
+)
 from salm.audio.features import FeatureExtractor
+from salm.audio.io import SAMPLE_RATE_HZ
 from salm.config import FeatureConfig
+from salm.data.scene_mix import SceneMix
 from salm.data.sounds import SoundBank, Teacher
 from salm.data.store import Scene, SceneStore
-from salm.errors import ConfigError
 from salm.geometry import azimuth_elevation, foa_rotation, rotation_about, sector_index, unit_vector
 from salm.models.htsat import IMAGE_FRAMES
 from salm.scenes.spatialize import add_sensor_noise, spatialize
@@ -29,8 +37,6 @@ from salm.text.captions import has_direction_word, spatial_caption
 TURNS, AXIS_TURNS = quarter_turns(), axis_turns()
 LEVEL_SHIFT_DB = 6.0
 """Kept scenes are met up to this much louder or softer."""
-SCENES_VERSION = 1
-"""To be raised when a scene's recipe changes: kept scenes of older recipes are then made anew."""
 NUM_TIME_TOKENS = 32
 """Final tokens of a clip along time (`salm.models.htsat.time_tokens`)."""
 
@@ -56,38 +62,6 @@ class Example(NamedTuple):
     spatial_captions: tuple[str, ...]
     teacher: Tensor
     tags: Tensor
-
-
-@dataclass(frozen=True)
-class SceneMix:
-    """How training scenes vary.
-
-    Attributes:
-        num_sounds: sounds joined in a clip; more than one teaches more per clip (each has its own pooled vector).
-        snr_db: sensor noise, lowest and highest ratio of the scene to the noise.
-        level_dbfs: root-mean-square level of W, lowest and highest.
-        mask_mels: widest band of mels that is set to the band's mean; 0 for none.
-        balance: 0 draws every pair of label and source equally often, 1 every sound, 0.5 in between.
-        tilt_deg: standard deviation of a turn about a random horizontal axis: sources above and below the horizon.
-        distinct: scenes that are made once and kept, each met many times under other symmetries, levels and masks;
-            0: every scene is new. Making a scene takes about half as long as learning from it.
-        any_axis: share of the kept scenes' meetings under any of the 48 symmetries, in which every axis can become the
-            vertical one; the others keep it. In rooms like ours few sources are far above or below, and a model that
-            seldom meets them hardly learns elevation.
-    """
-
-    num_sounds: int = 3
-    snr_db: tuple[float, float] = (10.0, 40.0)
-    level_dbfs: tuple[float, float] = (-45.0, -12.0)
-    mask_mels: int = 8
-    balance: float = 0.5
-    tilt_deg: float = 0.0
-    distinct: int = 0
-    any_axis: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.num_sounds < 1:
-            raise ConfigError(f"scenes.num_sounds: expected at least 1, got {self.num_sounds}")
 
 
 class SceneDataset(Dataset[Example]):
@@ -154,8 +128,7 @@ class SceneDataset(Dataset[Example]):
         for mix in dict.fromkeys(self.mixes):
             if mix.distinct:
                 names = hashlib.sha256("\n".join(str(sound.path) for sound in self.bank.sounds).encode()).hexdigest()
-                kept = (mix.num_sounds, mix.snr_db, mix.level_dbfs, mix.balance, mix.tilt_deg)
-                recipe = f"{SCENES_VERSION} {self.seed} {kept} {names} {self.rooms.offsets.sum()} {self.features}"
+                recipe = f"{mix.recipe()} {self.seed} {names} {self.rooms.offsets.sum()} {self.features}"
                 self.stores[mix] = SceneStore.create_or_resume(
                     cache, recipe, _Scenes(self, mix), mix.distinct, num_workers=num_workers, progress=progress
                 )
@@ -183,15 +156,35 @@ class SceneDataset(Dataset[Example]):
     def _place(
         self, row: int, length: int, mix: SceneMix, generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """One sound in a random room, turned at random: its field (4, length) and direction."""
-        dry = excerpt(self.bank[row], length, generator)
-        srir = self.rooms[int(generator.integers(len(self.rooms)))]
+        """One sound in a random room, turned at random, perhaps beside a fainter one: the field and its direction."""
+        place = int(generator.integers(len(self.rooms)))
         turn = random_tilt(mix.tilt_deg, generator) @ random_symmetry(generator)
-        field = spatialize(dry, (foa_rotation(turn) @ srir.response).astype(np.float32))[:, :length]
-        level = 10 ** (generator.uniform(*mix.level_dbfs) / 20)
-        field = field * (level / max(float(np.sqrt(np.mean(field[0] ** 2))), 1e-9))
+        field = self._hear(row, place, turn, length, mix, generator)
+        if generator.random() < mix.distractor:
+            others = np.setdiff1d(np.flatnonzero(self.rooms.room_index == self.rooms.room_index[place]), place)
+            other = int(generator.choice(others)) if len(others) else place
+            row = int(np.searchsorted(self.weights[mix], generator.random()))
+            gain = 10 ** (-generator.uniform(*mix.distractor_db) / 20)
+            field += gain * self._hear(row, other, turn, length, mix, generator)
+        field *= 10 ** (generator.uniform(*mix.level_dbfs) / 20)
         field = add_sensor_noise(field, generator.uniform(*mix.snr_db), generator)
-        return field, turn @ unit_vector(srir.azimuth_rad, srir.elevation_rad)
+        return field, turn @ unit_vector(self.rooms.azimuth_rad[place], self.rooms.elevation_rad[place])
+
+    def _hear(
+        self,
+        row: int,
+        place: int,
+        turn: NDArray[np.float64],
+        length: int,
+        mix: SceneMix,
+        generator: np.random.Generator,
+    ) -> NDArray[np.float32]:
+        """The field (4, length) of one sound from one place; the root mean square of W is 1."""
+        dry = change_speed(self.bank[row], generator.uniform(*mix.speed), SAMPLE_RATE_HZ)
+        dry = recolour(excerpt(dry, length, generator), mix.colour_db, SAMPLE_RATE_HZ, generator)
+        response = (foa_rotation(turn) @ self.rooms[place].response).astype(np.float32)
+        field = spatialize(dry, response)[:, :length]
+        return field / max(float(np.sqrt(np.mean(field[0] ** 2))), 1e-9)
 
 
 class _Scenes(Dataset[Scene]):

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from salm.audio.augment import axis_turns, quarter_turns, shift_level, turn_maps
+from salm.audio.augment import axis_turns, change_speed, quarter_turns, recolour, shift_level, turn_maps
 from salm.audio.features import LOG_MEL_FLOOR_DB, FeatureExtractor
 from salm.geometry import foa_rotation
 
@@ -45,3 +45,24 @@ def test_shifted_level_is_the_level_of_the_louder_field():
 def test_shifted_level_stops_at_the_floor():
     silent = maps(np.zeros((4, 48_000), np.float32))
     assert float(shift_level(silent, -6.0)[:4].min()) == LOG_MEL_FLOOR_DB
+
+
+def test_a_faster_sound_is_shorter_and_higher():
+    tone = np.sin(2 * np.pi * 1_000 * np.arange(24_000) / 24_000).astype(np.float32)
+    faster = change_speed(tone, 1.25, 24_000)
+    assert abs(len(faster) - 19_200) <= 1
+    peak_hz = np.argmax(np.abs(np.fft.rfft(faster))) * 24_000 / len(faster)
+    assert abs(peak_hz - 1_250) < 2
+    assert change_speed(tone, 1.0, 24_000) is tone
+
+
+def test_recolouring_changes_octaves_and_no_phase():
+    noise = field()[0]
+    coloured = recolour(noise, 6.0, 24_000, np.random.default_rng(4))
+    assert coloured.shape == noise.shape
+    assert coloured.dtype == np.float32
+    ratio = np.fft.rfft(coloured) / np.fft.rfft(noise)
+    np.testing.assert_allclose(np.angle(ratio), 0.0, atol=0.01)
+    gains_db = 20 * np.log10(np.abs(ratio[[2_000, 4_000, 8_000, 16_000]]))  # 1, 2, 4, 8 kHz
+    assert 1.0 < np.std(gains_db) < 12.0
+    assert recolour(noise, 0.0, 24_000, np.random.default_rng(4)) is noise

@@ -8,14 +8,13 @@ from salm.data.dataset import (
     NUM_TIME_TOKENS,
     EpochSampler,
     SceneDataset,
-    SceneMix,
     collate,
     excerpt,
     random_symmetry,
     token_spans,
 )
+from salm.data.scene_mix import SceneMix
 from salm.data.sounds import SoundBank, read_teacher
-from salm.errors import ConfigError
 from salm.geometry import SECTORS, azimuth_elevation, find_sector, foa_rotation, sector_index
 
 
@@ -136,6 +135,17 @@ def test_masking_flattens_one_band_and_keeps_the_input():
     assert mask_mels(features, 0, np.random.default_rng(1)) is features
 
 
-def test_no_sounds_in_a_clip_is_refused():
-    with pytest.raises(ConfigError, match="at least 1, got 0"):
-        SceneMix(num_sounds=0)
+def test_a_distractor_is_added_at_its_level_and_changes_nothing_else(dry_folder, dry_sounds, rooms, tmp_path):
+    bank = SoundBank.read(dry_sounds, cache=tmp_path)
+    teacher = read_teacher(dry_folder / "teacher.npz", dry_sounds)
+    still = {"num_sounds": 1, "snr_db": (300, 300), "level_dbfs": (-20, -20), "distractor_db": (12, 12)}
+    alone, beside = SceneMix(**still), SceneMix(**still, distractor=1.0)
+    scenes = SceneDataset(bank, rooms, teacher, FeatureConfig(), [alone, beside], batch_size=1, seed=0)
+    for seed in range(4):
+        field, direction = scenes._place(0, 24_000, alone, np.random.default_rng(seed))
+        crowded, same = scenes._place(0, 24_000, beside, np.random.default_rng(seed))
+        np.testing.assert_array_equal(direction, same)
+        level_db = 10 * np.log10(np.mean((crowded - field)[0] ** 2))
+        assert level_db == pytest.approx(-32, abs=0.1)
+        elsewhere = np.corrcoef((crowded - field)[0], field[0])[0, 1]
+        assert abs(elsewhere) < 0.9

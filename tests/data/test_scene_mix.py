@@ -1,0 +1,26 @@
+from dataclasses import replace
+
+import pytest
+
+from salm.data.scene_mix import SceneMix
+from salm.errors import ConfigError
+
+
+def test_no_sounds_in_a_clip_is_refused():
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        SceneMix(num_sounds=0)
+
+
+def test_an_impossible_speed_is_refused():
+    with pytest.raises(ConfigError, match=r"0 < lowest <= highest, got \[1.2, 0.8\]"):
+        SceneMix(speed=(1.2, 0.8))
+
+
+@pytest.mark.parametrize("change", [{"any_axis": 0.5}, {"mask_mels": 16}])
+def test_what_varies_the_meetings_leaves_the_kept_scenes(change):
+    assert replace(SceneMix(), **change).recipe() == SceneMix().recipe()
+
+
+@pytest.mark.parametrize("change", [{"speed": (0.9, 1.1)}, {"colour_db": 3.0}, {"distractor": 0.5}, {"num_sounds": 1}])
+def test_what_changes_the_sound_makes_other_scenes(change):
+    assert replace(SceneMix(), **change).recipe() != SceneMix().recipe()
