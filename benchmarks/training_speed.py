@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from salm.data.datamodule import SceneDataModule
-from salm.data.dataset import Example, SceneDataset, SceneMix, collate
+from salm.data.dataset import Example, SceneDataset, collate
+from salm.data.scene_mix import SceneMix
 from salm.models.builders import build_model, salm_small
 
 MIX = SceneMix(num_sounds=4, level_dbfs=(-40, -15), tilt_deg=20)

@@ -82,6 +82,6 @@ def _recording_vector(model: Embedder, path: Path, query: Query) -> NDArray[np.f
         return np.asarray(model.encode_audio(path, embedding="semantic", convention=query.convention))
     parts = model.encode_audio_parts(path, convention=query.convention)
     if query.direction is not None:
-        return model.edit_direction(parts, parse_sector(query.direction).compass)
+        return np.asarray(model.edit_direction(parts, parse_sector(query.direction).compass))
     vector = parts.joint - parts.semantic if query.part == "where" else parts.joint
     return vector / np.linalg.norm(vector, axis=1, keepdims=True)

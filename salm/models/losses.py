@@ -96,6 +96,8 @@ class LossWeights:
         tags: binary cross-entropy to the audio teacher's tags.
         labels: zero-shot label among all labels of the training sounds, from the semantic embedding.
         scenes: zero-shot label and direction, "<label> from the <direction>", from the joint embedding.
+        edited: the same after a change to another direction (equation 3), so that what a sound is stays in the
+            semantic part.
     """
 
     semantic: float = 0.5
@@ -106,6 +108,7 @@ class LossWeights:
     tags: float = 0.0
     labels: float = 0.0
     scenes: float = 0.0
+    edited: float = 0.0
 
 
 def _normalize(vectors: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class SalmTraining(lightning.LightningModule):
         weight_decay: AdamW's, on matrices only; 0 is Adam. `betas`: its two decay rates.
         warmup_steps: of linear warm-up.
         freeze_text: keep the text tower as it came: the audio tower learns to meet it ("locked text"). Needed by the
-            loss terms `labels` and `scenes`, whose thousands of sentences are then embedded only once.
+            loss terms `labels`, `scenes` and `edited`, whose thousands of sentences are then embedded only once.
         semantic_steps: first steps, which train the semantic branch alone at half the cost: what sounds is harder to
             learn than where.
         contrastive_steps: first step at which the contrastive terms count, and the step at which they count in full
@@ -85,8 +85,8 @@ class SalmTraining(lightning.LightningModule):
         compile_audio: bool = False,
     ) -> None:
         super().__init__()
-        if (loss.labels or loss.scenes) and not freeze_text:
-            raise ConfigError("loss.labels and loss.scenes need freeze_text: true")
+        if (loss.labels or loss.scenes or loss.edited) and not freeze_text:
+            raise ConfigError("loss.labels, loss.scenes and loss.edited need freeze_text: true")
         if semantic_steps and set(branches) != set(BRANCHES):
             raise ConfigError(f"semantic_steps needs both branches, got {list(branches)}")
         checkpoint = load_checkpoint(start)

@@ -21,7 +21,7 @@ from salm.models.salm import SALM, AudioParts
 
 MAX_SCALE = 100.0
 """Upper bound of the inverse temperature, as in CLIP."""
-JOINT_TERMS = ("joint", "scenes")
+JOINT_TERMS = ("joint", "scenes", "edited")
 CONTRASTIVE_TERMS = ("semantic", "labels", *JOINT_TERMS)
 
 
@@ -123,7 +123,17 @@ class Objective:
         if self.weights.scenes:
             scenes = labels * len(SECTORS) + sectors
             terms["scenes"] = classification_loss(parts.joint, heads.fixed_texts("scenes"), scale, scenes)
+        if self.weights.edited and has_spatial:
+            terms["edited"] = self._edited_term(parts, outcome, heads, scale)
         return terms
+
+    def _edited_term(self, parts: AudioParts, outcome: Outcome, heads: Heads, scale: Tensor) -> Tensor:
+        """As the scenes' term, with each sound moved to one of the seven other sectors, these in turn."""
+        turn = torch.arange(len(outcome.sectors), device=outcome.sectors.device) % (len(SECTORS) - 1)
+        wanted = (outcome.sectors + 1 + turn) % len(SECTORS)
+        edited = heads.model.edit_direction(parts.semantic, parts.spatial, heads.prompts()[wanted])
+        scenes = outcome.labels * len(SECTORS) + wanted
+        return classification_loss(edited, heads.fixed_texts("scenes"), scale, scenes)
 
     def _teacher_terms(self, outcome: Outcome, heads: Heads) -> dict[str, Tensor]:
         """Losses against the audio teacher, over the sounds that it has heard."""

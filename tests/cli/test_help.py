@@ -9,7 +9,10 @@ import pytest
 from tests.cli.commands import ROOT, Run, assert_mistake
 
 HEAVY = ("torch", "transformers", "faiss", "soundfile", "numpy", "lightning", "rich")
-COMMANDS = ("index", "retrieve", "direction", "doctor", "simulate", "demo", "train", "eval", "convert", "pack")
+COMMANDS = (
+    "index", "retrieve", "stats", "verify", "compact", "merge", "export", "direction", "doctor", "simulate", "prepare",
+    "captions", "pack", "convert", "demo", "train", "eval",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["salm.cli.app", "salm.cli.retrieve"])
