@@ -46,7 +46,8 @@ def test_commands_and_options_exist():
     commands = {}
     for line in lines:
         words = line.split("#")[0].split()
-        program = ["retrieve"] if words[0] == "salm-retrieve" else words[1:3] if words[1] in ("eval", "prepare") else words[1:2]
+        is_group = words[1] in ("eval", "prepare")
+        program = ["retrieve"] if words[0] == "salm-retrieve" else words[1 : 3 if is_group else 2]
         options = (word for word in words if re.fullmatch(r"--?[a-z][\w-]*", word))
         commands.setdefault(tuple(program), set()).update(options)
     for program, options in commands.items():

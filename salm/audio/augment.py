@@ -77,8 +77,19 @@ def recolour(
     if not deviation_db:
         return dry
     size = scipy.fft.next_fast_len(len(dry), real=True)
+    gains = octave_gains(size, sample_rate, deviation_db, generator)[0]
+    return scipy.fft.irfft(scipy.fft.rfft(dry, size) * gains, size)[: len(dry)]
+
+
+def octave_gains(
+    size: int, sample_rate: int, deviation_db: float, generator: np.random.Generator, count: int = 1
+) -> NDArray[np.float32]:
+    """Gains (count, size // 2 + 1) of random smooth filters over an FFT's bins.
+
+    Each octave's gain in dB is drawn from a normal distribution; between octaves the decibels are interpolated.
+    """
     octaves = np.log2(np.maximum(scipy.fft.rfftfreq(size, 1 / sample_rate), LOWEST_OCTAVE_HZ) / LOWEST_OCTAVE_HZ)
     knots = np.arange(int(np.ceil(octaves[-1])) + 1)
-    gain_db = np.interp(octaves, knots, generator.normal(0, deviation_db, len(knots)))
-    spectrum = scipy.fft.rfft(dry, size) * (10 ** (gain_db / 20)).astype(np.float32)
-    return scipy.fft.irfft(spectrum, size)[: len(dry)]
+    drawn_db = generator.normal(0, deviation_db, (count, len(knots)))
+    gains_db = np.stack([np.interp(octaves, knots, values) for values in drawn_db])
+    return (10 ** (gains_db / 20)).astype(np.float32)

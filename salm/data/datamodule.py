@@ -1,14 +1,18 @@
 """Manifest, room responses and teacher -> batches for Lightning."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import lightning
-from torch.utils.data import DataLoader
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.config import FeatureConfig
 from salm.data.dataset import EpochSampler, Example, SceneDataset, collate
+from salm.data.device_scenes import DeviceScenes
 from salm.data.scene_mix import SceneMix
 from salm.data.shards import ShardedScenes
 from salm.data.sounds import SoundBank, Teacher, read_teacher
@@ -27,6 +31,8 @@ class SceneDataModule(lightning.LightningDataModule):
     Args:
         manifest: dry-sound manifest (CSV) of the training split; or
         shards: folder of rendered scenes (`salm pack`), and `validation_shards`: folder of those to validate on.
+        turn_scenes: meet rendered scenes under the 16 exact symmetries of the field, with captions from templates;
+            false: as they were rendered, with the captions that they came with (`salm captions`), as in the paper.
         teacher: `.npz` of an audio teacher's outputs for these sounds, or None to train without.
         cache: folder for decoded sounds and room responses; safe to delete.
         num_rooms: simulated rooms, with three source positions each.
@@ -35,6 +41,8 @@ class SceneDataModule(lightning.LightningDataModule):
         batch_size: clips per batch and process. `batches_per_epoch`: an epoch is only a unit for checkpoints.
         validation_share: share of the recording groups kept for validation. `validation_clips`: their scenes.
         everyday_takes: synthesised sounds of each everyday kind that are added to the training sounds.
+        on_device: make the scenes in batches on the device that trains (`DeviceScenes`): the sounds and rooms must fit
+            there. Every scene is then new, whatever `SceneMix.distinct` says, and `num_workers` makes nothing.
         num_workers: processes that make batches beside the training. `scene_workers`: processes that make the
             scenes that are kept, before the training; 0: this one makes them.
     """
@@ -45,6 +53,7 @@ class SceneDataModule(lightning.LightningDataModule):
         manifest: str | None = None,
         shards: str | None = None,
         validation_shards: str | None = None,
+        turn_scenes: bool = True,
         teacher: str | None = None,
         cache: str = ".cache/salm",
         num_rooms: int = 1_000,
@@ -55,19 +64,27 @@ class SceneDataModule(lightning.LightningDataModule):
         validation_share: float = 0.08,
         validation_clips: int = 256,
         everyday_takes: int = 0,
+        on_device: bool = False,
         num_workers: int = 1,
         scene_workers: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if (manifest is None) == (shards is None) or (shards is None) != (validation_shards is None):
-            raise ConfigError("data: expected either manifest, or shards and validation_shards")
+            raise ConfigError(
+                "data: expected either manifest, or shards and validation_shards; set what a configuration names and "
+                "this run does not use to null"
+            )
         self.manifest, self.shards, self.validation_shards = manifest, shards, validation_shards
+        self.turn_scenes = turn_scenes
         self.teacher, self.cache = teacher, Path(cache)
         self.num_rooms, self.rt60_s, self.mixes = num_rooms, rt60_s, tuple(mixes)
         self.batch_size, self.batches_per_epoch, self.num_workers, self.seed = (
             batch_size, batches_per_epoch, num_workers, seed,
         )  # fmt: skip
+        self.on_device = on_device
+        if on_device and manifest is None:
+            raise ConfigError("data.on_device: packed scenes are read, not made; leave it out, or set data.manifest")
         self.everyday_takes, self.scene_workers = everyday_takes, scene_workers
         self.validation_share, self.validation_clips = validation_share, validation_clips
         self.training: SceneDataset | ShardedScenes
@@ -83,36 +100,66 @@ class SceneDataModule(lightning.LightningDataModule):
             return
         if self.manifest is None:
             widest = self.mixes[0].mask_mels
-            self.training = ShardedScenes(self.shards or "", FeatureConfig(), seed=self.seed, mask_mels=widest)
+            self.training = ShardedScenes(
+                self.shards or "", FeatureConfig(), seed=self.seed, mask_mels=widest, turn=self.turn_scenes
+            )
             self.validation = ShardedScenes(self.validation_shards or "", FeatureConfig(), augment=False)
             return
         train, held_out = split_by_group(read_dry_sounds(self.manifest), self.validation_share, self.seed)
         scenes = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes)
-        with progress_on_stderr("making scenes") as progress:
-            scenes.keep_scenes(self.cache, num_workers=self.scene_workers, progress=progress)
+        if not self.on_device:
+            with progress_on_stderr("making scenes") as progress:
+                scenes.keep_scenes(self.cache, num_workers=self.scene_workers, progress=progress)
         self.training = scenes
         self.validation = self._dataset(
             held_out, max(1, self.num_rooms // 10), (SceneMix(num_sounds=1, mask_mels=0, balance=0.0),), self.seed + 1
         )
 
-    def train_dataloader(self) -> DataLoader[Example]:
-        """Batches of the training scenes, `batches_per_epoch` of them."""
+    def train_dataloader(self) -> DataLoader[Example] | DataLoader[int]:
+        """`batches_per_epoch` batches of training scenes; of those made on the device only the number of the first."""
+        if self.on_device:
+            sampler = self._sampler(self.batches_per_epoch)
+            return DataLoader(_Numbers(), batch_size=self.batch_size, sampler=sampler, collate_fn=min)
         return self._loader(self.training, self.batches_per_epoch)
 
     def val_dataloader(self) -> DataLoader[Example]:
         """The same validation scenes every time."""
         return self._loader(self.validation, max(1, self.validation_clips // (self.batch_size * self._world_size)))
 
+    @cached_property
+    def _device_scenes(self) -> DeviceScenes:
+        assert self.trainer is not None
+        assert isinstance(self.training, SceneDataset)
+        return DeviceScenes(self.training, self.trainer.strategy.root_device)
+
+    def on_after_batch_transfer(self, batch: Example | int, dataloader_idx: int) -> Example:
+        """Seed what is random in the model for each training batch by its place, so that a resumed training goes on.
+
+        Dropout draws from torch's own generator, whose state no checkpoint of Lightning holds.
+        """
+        if self.trainer is not None and self.trainer.training:
+            place = (
+                self.seed,
+                self.trainer.current_epoch,
+                self.trainer.fit_loop.batch_idx + 1,
+                self.trainer.global_rank,
+            )
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        return self._device_scenes.batch(batch, self.batch_size) if isinstance(batch, int) else batch
+
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
-    def _loader(self, dataset: SceneDataset | ShardedScenes, num_batches: int) -> DataLoader[Example]:
+    def _sampler(self, num_batches: int) -> EpochSampler:
         rank = self.trainer.global_rank if self.trainer is not None else 0
+        return EpochSampler(num_batches, self.batch_size, rank=rank, world_size=self._world_size)
+
+    def _loader(self, dataset: SceneDataset | ShardedScenes, num_batches: int) -> DataLoader[Example]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(num_batches, self.batch_size, rank=rank, world_size=self._world_size),
+            sampler=self._sampler(num_batches),
             num_workers=self.num_workers,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,
@@ -142,3 +189,10 @@ class SceneDataModule(lightning.LightningDataModule):
         self.cache.mkdir(parents=True, exist_ok=True)
         rooms.save(stored)
         return rooms
+
+
+class _Numbers(Dataset[int]):
+    """The numbers themselves: item i is i."""
+
+    def __getitem__(self, index: int) -> int:
+        return index

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -105,23 +105,30 @@ class SceneDataset(Dataset[Example]):
             scene = self._vary(self.stores[mix][int(generator.integers(mix.distinct))], mix, generator)
         else:
             scene = self.draw(mix, generator)
-        rows, directions = scene.rows.tolist(), scene.directions
-        azimuth, elevation = azimuth_elevation(directions)
-        captions = tuple(self.captions[row][generator.integers(len(self.captions[row]))] for row in rows)
         return Example(
             features=mask_mels(scene.features, mix.mask_mels, generator),
-            spans=torch.tensor(token_spans(self._joints(mix), self.features.hop_samples)),
-            doa=torch.from_numpy(directions).float(),
-            labels=torch.from_numpy(self.bank.label_ids[rows]),
-            sectors=torch.from_numpy(sector_index(azimuth)),
-            captions=captions,
-            spatial_captions=tuple(
+            spans=torch.tensor(token_spans(self.joints(mix), self.features.hop_samples)),
+            **self.describe(scene.rows, scene.directions, generator),
+        )
+
+    def describe(
+        self, rows: NDArray[np.int64], directions: NDArray[np.float64], generator: np.random.Generator
+    ) -> dict[str, Any]:
+        """What is true of sounds (rows of the bank) from given directions (sounds, 3), by `Example`'s names."""
+        azimuth, elevation = azimuth_elevation(directions)
+        captions = tuple(self.captions[row][generator.integers(len(self.captions[row]))] for row in rows.tolist())
+        return {
+            "doa": torch.from_numpy(directions).float(),
+            "labels": torch.from_numpy(self.bank.label_ids[rows]),
+            "sectors": torch.from_numpy(sector_index(azimuth)),
+            "captions": captions,
+            "spatial_captions": tuple(
                 spatial_caption(caption, float(a), float(e), generator)
                 for caption, a, e in zip(captions, azimuth, elevation, strict=True)
             ),
-            teacher=torch.from_numpy(self.teacher.embeddings[rows]),
-            tags=torch.from_numpy(self.teacher.tags[rows]),
-        )
+            "teacher": torch.from_numpy(self.teacher.embeddings[rows]),
+            "tags": torch.from_numpy(self.teacher.tags[rows]),
+        }
 
     def keep_scenes(self, cache: Path, *, num_workers: int, progress: Callable[[int, int], None] | None) -> None:
         """Make the scenes of every mix that keeps some (`SceneMix.distinct`), or find them in `cache`."""
@@ -135,8 +142,8 @@ class SceneDataset(Dataset[Example]):
 
     def draw(self, mix: SceneMix, generator: np.random.Generator) -> Scene:
         """A new scene: the maps of one clip, its sounds and their directions."""
-        rows = np.searchsorted(self.weights[mix], generator.random(mix.num_sounds))
-        joints = self._joints(mix)
+        rows = self.choose(mix, mix.num_sounds, generator)
+        joints = self.joints(mix)
         foa = np.empty((4, joints[-1]), dtype=np.float32)
         directions = np.empty((mix.num_sounds, 3))
         for number, row in enumerate(rows.tolist()):
@@ -144,7 +151,12 @@ class SceneDataset(Dataset[Example]):
             foa[:, joints[number] : joints[number + 1]] = part
         return Scene(self.extractor(torch.from_numpy(foa)[None])[0], rows, directions)
 
-    def _joints(self, mix: SceneMix) -> NDArray[np.int64]:
+    def choose(self, mix: SceneMix, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Random rows of the bank, balanced as the mix wants it."""
+        return np.searchsorted(self.weights[mix], generator.random(count))
+
+    def joints(self, mix: SceneMix) -> NDArray[np.int64]:
+        """First sample of each sound in a clip, and the clip's end."""
         return np.linspace(0, self.features.clip_samples, mix.num_sounds + 1).round().astype(np.int64)
 
     def _vary(self, scene: Scene, mix: SceneMix, generator: np.random.Generator) -> Scene:
@@ -163,7 +175,7 @@ class SceneDataset(Dataset[Example]):
         if generator.random() < mix.distractor:
             others = np.setdiff1d(np.flatnonzero(self.rooms.room_index == self.rooms.room_index[place]), place)
             other = int(generator.choice(others)) if len(others) else place
-            row = int(np.searchsorted(self.weights[mix], generator.random()))
+            row = int(self.choose(mix, 1, generator)[0])
             gain = 10 ** (-generator.uniform(*mix.distractor_db) / 20)
             field += gain * self._hear(row, other, turn, length, mix, generator)
         field *= 10 ** (generator.uniform(*mix.level_dbfs) / 20)

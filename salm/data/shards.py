@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
@@ -35,6 +35,17 @@ FORMAT_VERSION = 1
 TURNS = quarter_turns()
 SHARDS_MIXED = 4
 """Shards whose scenes are shuffled together: a compromise between mixing and reading in order."""
+Item = TypeVar("Item")
+
+
+def interleave(sets: Sequence[Sequence[Item]]) -> list[Item]:
+    """The items of several sets, each set in its order and spread evenly over the whole.
+
+    Packed so, every shard has its share of every data set.
+    """
+    places = [((position + 0.5) / len(items), number, item) for number, items in enumerate(sets)
+              for position, item in enumerate(items)]  # fmt: skip
+    return [item for _, _, item in sorted(places, key=lambda place: place[:2])]
 
 
 def pack_scenes(
@@ -55,12 +66,16 @@ def pack_scenes(
         The folder's `shards.json`.
 
     Raises:
-        ManifestError: no scenes, a scene that cannot be trained on, or a folder that holds other shards.
+        ManifestError: no scenes, a scene that cannot be trained on or comes twice, or a folder that holds other shards.
     """
     out = Path(out)
     if not scenes or scenes_per_shard < 1:
         raise ManifestError(f"expected at least one scene and one scene per shard, got {len(scenes)}")
+    seen: set[Path] = set()
     for scene in scenes:
+        if scene.path in seen:
+            raise ManifestError(f"{scene.path}: this scene comes twice; name each manifest once")
+        seen.add(scene.path)
         if len(scene.sources) != 1 or not scene.spatial_captions or scene.sample_rate != SAMPLE_RATE_HZ:
             raise ManifestError(
                 f"{scene.path}: expected one source, a spatial caption and {SAMPLE_RATE_HZ} Hz, got "
@@ -104,6 +119,8 @@ class ShardedScenes(Dataset[Example]):
     Args:
         folder: of `pack_scenes`.
         mask_mels: widest band of mels that is masked.
+        turn: False leaves the field as it was rendered, with one of the spatial captions that the scene came with: a
+            caption of a language model (`salm captions`) is true of that direction alone.
         augment: False gives every scene as it is, with its own first caption, in the order of the shards.
 
     Raises:
@@ -111,11 +128,20 @@ class ShardedScenes(Dataset[Example]):
     """
 
     def __init__(
-        self, folder: str | Path, features: FeatureConfig, *, seed: int = 0, mask_mels: int = 8, augment: bool = True
+        self,
+        folder: str | Path,
+        features: FeatureConfig,
+        *,
+        seed: int = 0,
+        mask_mels: int = 8,
+        turn: bool = True,
+        augment: bool = True,
     ) -> None:
         self.folder, self.seed, self.mask_mels, self.augment = Path(folder), seed, mask_mels, augment
+        self.turn = turn and augment
         index = _read_index(self.folder / INDEX_NAME)
         self.labels: list[str] = index["labels"]
+        self._label_numbers = {label: number for number, label in enumerate(self.labels)}
         self.places = [(item["shard"], *item["places"]) for item in index["scenes"]]
         self.features, self.extractor = features, FeatureExtractor(features)
         shards = np.array([place[0] for place in self.places])
@@ -133,20 +159,21 @@ class ShardedScenes(Dataset[Example]):
         features = self.extractor(torch.from_numpy(fit_window(samples, self.features.clip_samples))[None])[0]
         source = scene.sources[0]
         direction = unit_vector(np.deg2rad(source.azimuth_deg), np.deg2rad(source.elevation_deg))
-        caption, spatial = scene.captions[0], scene.spatial_captions[0]
-        if self.augment:
+        choice = int(generator.integers(len(scene.captions))) if self.augment else 0
+        caption, spatial = scene.captions[choice], scene.spatial_captions[choice % len(scene.spatial_captions)]
+        if self.turn:
             symmetry = TURNS[int(generator.integers(len(TURNS)))]
-            features = mask_mels(turn_maps(features, symmetry), self.mask_mels, generator)
-            direction = symmetry @ direction
-            caption = scene.captions[int(generator.integers(len(scene.captions)))]
+            features, direction = turn_maps(features, symmetry), symmetry @ direction
             azimuth, elevation = azimuth_elevation(direction)
             spatial = spatial_caption(caption, float(azimuth), float(elevation), generator)
+        if self.augment:
+            features = mask_mels(features, self.mask_mels, generator)
         sector = int(sector_index(azimuth_elevation(direction)[0]))
         return Example(
             features=features,
             spans=torch.tensor([[0, NUM_TIME_TOKENS]]),
             doa=torch.from_numpy(direction).float()[None],
-            labels=torch.tensor([self.labels.index(source.label)]),
+            labels=torch.tensor([self._label_numbers[source.label]]),
             sectors=torch.tensor([sector]),
             captions=(caption,),
             spatial_captions=(spatial,),

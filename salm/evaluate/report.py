@@ -24,7 +24,7 @@ class Table:
 
 
 def write_document(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a document as JSON; a half-written file never takes the name.
+    """Write a document as JSON; its folder is made, a half-written file never takes the name.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -32,6 +32,7 @@ def write_document(path: str | Path, content: Mapping[str, Any]) -> None:
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json_text(content) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:

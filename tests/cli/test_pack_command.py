@@ -29,5 +29,5 @@ def test_a_folder_of_scenes_is_packed(run: Run, scenes: Path, tmp_path: Path) ->
 
 def test_scenes_that_are_not_there(run: Run, scenes: Path, tmp_path: Path) -> None:
     next((scenes / "foa").iterdir()).unlink()
-    assert_mistake(run("pack", scenes, "--out", tmp_path / "shards", "-q"), "no such file")
+    assert_mistake(run("pack", scenes, "--out", tmp_path / "shards", "-q"), "no file")
     assert_mistake(run("pack", tmp_path / "nothing", "--out", tmp_path / "shards", "-q"), "nothing")

@@ -24,6 +24,7 @@ def test_text_is_json_of_the_same_values_in_short_lines():
 
 
 def test_a_document_is_written_whole(tmp_path):
-    write_document(tmp_path / "a.json", {"confusion": to_json(np.eye(8, dtype=int))})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"confusion": np.eye(8, dtype=int).tolist()}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    folder = tmp_path / "not yet there"
+    write_document(folder / "a.json", {"confusion": to_json(np.eye(8, dtype=int))})
+    assert json.loads((folder / "a.json").read_text()) == {"confusion": np.eye(8, dtype=int).tolist()}
+    assert [path.name for path in folder.iterdir()] == ["a.json"]

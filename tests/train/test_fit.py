@@ -97,6 +97,20 @@ def test_an_interrupted_training_ends_with_the_same_weights(configure, tmp_path)
     assert checkpoint.config == salm_tiny()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_on_scenes_made_on_its_device_is_resumed(configure, tmp_path):
+    on_device = {"on_device": True}
+    main(["fit", "--config", configure(2, "whole", data=on_device)])
+    main(["fit", "--config", configure(1, "parts", data=on_device)])
+    main(["fit", "--config", configure(2, "parts", data=on_device)])
+    whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert len(whole) == 6
+    assert whole == pytest.approx(parts)
+    elsewhere = configure(2, "elsewhere")
+    main(["fit", "--config", elsewhere])
+    assert losses(tmp_path / "elsewhere") != pytest.approx(whole)
+
+
 def test_unknown_subcommand_is_refused():
     with pytest.raises(ConfigError, match="salm train dance: unknown; expected fit, validate or text"):
         main(["dance"])
