@@ -10,6 +10,9 @@ It needs numpy, faiss and SQLite, and takes vectors of any model:
 Flow of a search: `reader` -> `search` -> `filters`, `segments` -> `rows`, `vectors`, `lists`.
 Flow of a commit: `index` -> `inputs` (checks) -> `generations` -> `compaction` (what is written anew), `segments`,
 `header` (the switch). `merge`, `export` and `stats` do what they are called.
+
+`MilvusIndex` has the same interface on a Milvus server (pip install "salm[milvus]"); its docstring says what it lacks.
+Flow: `milvus` -> `milvus_search` -> `milvus_filters`, `milvus_collection` -> `milvus_server`.
 """
 
 from salm_index.errors import (
@@ -27,6 +30,8 @@ from salm_index.errors import (
     VectorError,
 )
 from salm_index.index import Index
+from salm_index.milvus import MilvusIndex
+from salm_index.milvus_stats import MilvusStats
 from salm_index.search import Hit
 from salm_index.stats import SegmentStats, Stats
 
@@ -38,6 +43,8 @@ __all__ = [
     "IndexExistsError",
     "IndexLockedError",
     "IndexNotFoundError",
+    "MilvusIndex",
+    "MilvusStats",
     "MissingDependencyError",
     "ModelMismatchError",
     "QueryError",

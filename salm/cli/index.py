@@ -7,6 +7,7 @@ import typer
 
 from salm.cli import console
 from salm.cli.archive import Kind, Recall
+from salm.cli.locate import parse_store
 from salm.progress import progress_on_stderr
 
 if TYPE_CHECKING:
@@ -17,13 +18,22 @@ def index(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder of FOA recordings (wav, flac, ogg, mp3), or one file.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Index folder; made, or brought up to date.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Index folder; made, or brought up to date.", show_default=False)
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="STORE", help="Instead of a folder: milvus:URI[#COLLECTION]."),
+    ] = None,
     model: console.ModelName = "salm-small",
     convention: console.Convention = "ambix",
     prune: Annotated[bool, typer.Option("--prune", help="Remove recordings that are gone from DIR.")] = False,
     window: Annotated[float, typer.Option("--window", help="Length of the windows in seconds.")] = 10.0,
     hop: Annotated[float, typer.Option("--hop", help="Seconds from one window to the next.")] = 5.0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Windows that are encoded at once.")] = 8,
+    workers: Annotated[
+        str | None, typer.Option("--workers", help="Encode on a Ray cluster: ray, or ray:N for N workers.")
+    ] = None,
     kind: Kind = None,
     recall: Recall = None,
     as_json: console.AsJson = False,
@@ -34,13 +44,17 @@ def index(
     An existing index is brought up to date: only new and changed files are encoded. Interrupted, it goes on where it
     stopped.
     """
+    if (out is None) == (store is None):
+        raise typer.BadParameter("expected either --out or --store: where the index is")
+    place = parse_store(store) if store is not None else out
+    assert place is not None
     from salm.cli.indexing import update_index
 
     again = f"what is done is kept: run the same command again to go on with {folder}"
     with console.resumable(again), progress_on_stderr("indexing", quiet=quiet) as progress:
         report = update_index(
             folder,
-            out,
+            place,
             model=model,
             convention=convention,
             window_s=window,
@@ -49,6 +63,7 @@ def index(
             prune=prune,
             kind=kind,
             recall=recall,
+            workers=workers,
             progress=progress,
         )
     if as_json:

@@ -1,25 +1,28 @@
 """A folder of recordings -> an index that is up to date with it: the library function behind `salm index`.
 
+The index is a folder, or a collection of a Milvus server (`Store`); recordings are encoded in this process, or by
+workers of Ray (`salm.cli.ray_encoding`), which give the same vectors.
+
 A recording is encoded again only if its content, the way it is cut and read, or what its scene manifest says about it
 has changed; `content_hash` in the index holds all of that. Commits are far enough apart to cost little and near enough
 to lose little; an interruption, or an error in the midst of it, commits what is done.
 """
 
-import hashlib
-import json
-import math
 import os
 import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from salm_index import Index
+from salm_index import Index, IndexNotFoundError, MilvusIndex
 
 import salm
+from salm.cli.jobs import Encoding, Job, Outcome, encode_job
+from salm.cli.locate import Store
 from salm.errors import AudioFormatError, ConfigError, ManifestError
-from salm.geometry import CONVENTIONS
 from salm.manifest import Scene, read_scenes
 from salm.progress import Progress
 
@@ -37,7 +40,7 @@ COMMIT_SHARE = 0.05
 class IndexReport:
     """What `update_index` did; recordings by their path in the index, `search` says how it is searched."""
 
-    index: Path
+    index: Path | Store
     model: str
     search: str = ""
     num_windows: int = 0
@@ -55,41 +58,9 @@ class IndexReport:
         return asdict(self) | {"index": str(self.index), "unchanged": len(self.unchanged), "failed": failed}
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """How recordings are read and cut.
-
-    Raises:
-        ConfigError: a value that no recording can be read with.
-    """
-
-    convention: str = "ambix"
-    window_s: float = 10.0
-    hop_s: float = 5.0
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        if self.convention not in CONVENTIONS:
-            raise ConfigError(f"unknown convention {self.convention!r}; expected one of {', '.join(CONVENTIONS)}")
-        if not 0 < self.hop_s <= self.window_s < math.inf:
-            raise ConfigError(f"expected 0 < hop <= window in seconds, got hop {self.hop_s} and window {self.window_s}")
-        if self.batch_size < 1:
-            raise ConfigError(f"expected a batch size of at least 1, got {self.batch_size}")
-
-    def content_hash(self, path: Path, metadata: dict[str, Any]) -> str:
-        """What determines the rows of a recording, its model aside."""
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        described = f"sha256:{content} {self.convention} {self.window_s:g}/{self.hop_s:g} s"
-        if metadata:
-            text = json.dumps(metadata, sort_keys=True)
-            described += f" metadata:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        return described
-
-
 def update_index(
     source: Path,
-    index_path: Path,
+    index_path: Path | Store,
     *,
     model: str = "salm-small",
     convention: str = "ambix",
@@ -99,6 +70,7 @@ def update_index(
     prune: bool = False,
     kind: str | None = None,
     recall: float | None = None,
+    workers: str | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
     """Bring an index up to date with a folder of recordings, or with one file.
@@ -109,19 +81,22 @@ def update_index(
     Args:
         source: searched with all folders under it, hidden ones aside; a `scenes.jsonl` in it gives the rows label and
             true direction (`label`, `true_azimuth_deg`, `true_elevation_deg`).
-        index_path: made if it does not exist.
+        index_path: a folder or a store; made if it does not exist.
         model: what `salm.load` takes.
         prune: remove recordings under `source` that are gone.
         kind, recall: how the index is searched, as in `salm_index.Index.create`; None leaves an index as it is.
+        workers: "ray" for one worker per CPU of a Ray cluster, "ray:N" for N of them; None encodes in this process.
         progress: called with the number of recordings looked at and of all.
 
     Raises:
         AudioFormatError: there is nothing to index.
         ConfigError: a value that no recording can be read with.
+        DependencyError: Ray is not installed.
         SalmError: the model cannot be loaded.
         SalmIndexError: the index cannot be read or written, or was made with another model.
     """
     encoding = Encoding(convention, window_s, hop_s, batch_size)
+    num_workers = None if workers is None else parse_workers(workers)
     source = source.resolve()
     files = find_recordings(source)
     known = {path: content for path, content in _indexed(index_path).items() if _is_under(path, source)}
@@ -130,7 +105,15 @@ def update_index(
     embedder = salm.load(model)
     with _open(index_path, embedder, kind, recall) as index:
         report = IndexReport(index_path, index.model)
-        _Update(index, embedder, encoding, known, _scenes(source), report).run(files, progress)
+        jobs = _jobs(files, known, _scenes(source))
+        update = _Update(index, known, report)
+        if num_workers is None:
+            update.run((encode_job(embedder, encoding, job) for job in jobs), len(jobs), progress)
+        else:
+            from salm.cli.ray_encoding import encode_with_ray
+
+            with closing(encode_with_ray(model, embedder.model_id, encoding, jobs, num_workers)) as outcomes:
+                update.run(outcomes, len(jobs), progress)
         found = {str(file) for file in files}
         gone = [path for path in known if path not in found]
         if prune:
@@ -138,6 +121,9 @@ def update_index(
             report.removed = gone
         else:
             report.vanished = gone
+        if isinstance(index, MilvusIndex):
+            # A folder settles this by itself with each commit.
+            index.compact(kind=kind, recall=recall)
         report.num_windows, report.num_recordings = len(index), len(index.paths())
         report.search = index.stats().search
     return report
@@ -164,83 +150,58 @@ def find_recordings(source: Path) -> list[Path]:
     return sorted(found)
 
 
+def parse_workers(workers: str) -> int:
+    """Read "ray" or "ray:N"; 0 stands for as many as there are CPUs.
+
+    Raises:
+        ConfigError: something else.
+    """
+    kind, colon, count = workers.partition(":")
+    if kind != "ray" or (colon and not (count.isascii() and count.isdigit() and int(count) > 0)):
+        raise ConfigError(f"--workers: expected ray, or ray:N for N workers, got {workers!r}")
+    return int(count or 0)
+
+
 class _Update:
     """One run over the recordings: what is encoded but not yet committed, and what goes into the report."""
 
-    def __init__(
-        self,
-        index: Index,
-        embedder: "Embedder",
-        encoding: Encoding,
-        known: dict[str, str | None],
-        scenes: dict[str, dict[str, Any]],
-        report: IndexReport,
-    ) -> None:
-        self.index, self.embedder, self.encoding = index, embedder, encoding
-        self.known, self.scenes, self.report = known, scenes, report
+    def __init__(self, index: Index | MilvusIndex, known: Mapping[str, str | None], report: IndexReport) -> None:
+        self.index, self.known, self.report = index, known, report
         # One entry per recording, so that an interruption never leaves half of one behind.
-        self.pending: list[tuple[str, list[np.ndarray], list[dict[str, Any]]]] = []
+        self.pending: list[Outcome] = []
         self.next_commit_s = time.monotonic() + COMMIT_S
 
-    def run(self, files: list[Path], progress: Progress | None) -> None:
+    def run(self, outcomes: Iterable[Outcome], total: int, progress: Progress | None) -> None:
         try:
-            for number, file in enumerate(files, start=1):
-                try:
-                    self.visit(file)
-                except AudioFormatError as error:
-                    self.report.failed[str(file)] = str(error)
-                except OSError as error:
-                    self.report.failed[str(file)] = f"{file}: cannot be read ({error.strerror}); check the file"
+            for number, outcome in enumerate(outcomes, start=1):
+                self.take(outcome)
                 if time.monotonic() >= self.next_commit_s:
                     self.commit()
                 if progress is not None:
-                    progress(number, len(files))
+                    progress(number, total)
         finally:
             self.commit()
+            # Workers finish in any order.
+            for listed in (self.report.added, self.report.changed, self.report.unchanged):
+                listed.sort()
 
-    def visit(self, file: Path) -> None:
-        """Encode a recording unless the index has it as it is."""
-        path = str(file)
-        if not _is_unicode(path):
-            raise AudioFormatError(f"{path!r}: the name is not valid Unicode; rename the file")
-        if file.exists() and not file.is_file():
-            raise AudioFormatError(f"{path}: a folder or a pipe; expected an audio file")
-        metadata = self.scenes.get(path, {})
-        content_hash = self.encoding.content_hash(file, metadata)
-        if self.known.get(path) == content_hash:
+    def take(self, outcome: Outcome) -> None:
+        path = outcome.path
+        if outcome.error is not None:
+            self.report.failed[path] = outcome.error
+        elif outcome.vectors is None:
             self.report.unchanged.append(path)
-            return
-        windows = self.embedder.encode_windows(
-            file,
-            window_s=self.encoding.window_s,
-            hop_s=self.encoding.hop_s,
-            convention=self.encoding.convention,
-            batch_size=self.encoding.batch_size,
-        )
-        vectors, rows = [], []
-        for window in windows:
-            vectors.append(window.joint)
-            rows.append(
-                metadata
-                | {
-                    "path": path,
-                    "start_s": window.start_s,
-                    "end_s": window.end_s,
-                    "azimuth_deg": window.azimuth_deg,
-                    "elevation_deg": window.elevation_deg,
-                    "content_hash": content_hash,
-                }
-            )
-        self.pending.append((path, vectors, rows))
-        (self.report.changed if path in self.known else self.report.added).append(path)
+        else:
+            self.pending.append(outcome)
+            (self.report.changed if path in self.known else self.report.added).append(path)
 
     def commit(self) -> None:
         """Make everything encoded so far durable."""
         started_s = time.monotonic()
         if self.pending:
-            vectors = np.stack([vector for _, windows, _ in self.pending for vector in windows])
-            rows = [row for _, _, windows in self.pending for row in windows]
-            self.index.replace([path for path, _, _ in self.pending], vectors, rows)
+            vectors = np.concatenate([outcome.vectors for outcome in self.pending if outcome.vectors is not None])
+            rows = [row for outcome in self.pending for row in outcome.rows or ()]
+            self.index.replace([outcome.path for outcome in self.pending], vectors, rows)
             self.pending = []
         finished_s = time.monotonic()
         self.next_commit_s = finished_s + max(COMMIT_S, (finished_s - started_s) / COMMIT_SHARE)
@@ -250,36 +211,43 @@ def _can_create(index_path: Path) -> bool:
     return not index_path.exists() or (index_path.is_dir() and not any(index_path.iterdir()))
 
 
-def _indexed(index_path: Path) -> dict[str, str | None]:
-    """Recordings and content hashes of the index at a path; none where a new one can be made."""
-    if _can_create(index_path):
+def _indexed(place: Path | Store) -> dict[str, str | None]:
+    """Recordings and content hashes of the index at a place; none where a new one can be made."""
+    if isinstance(place, Store):
+        try:
+            with place.open() as stored:
+                return stored.paths()
+        except IndexNotFoundError:
+            return {}
+    if _can_create(place):
         return {}
-    with Index.open(index_path) as index:
+    with Index.open(place) as index:
         return index.paths()
 
 
-def _open(index_path: Path, embedder: "Embedder", kind: str | None, recall: float | None) -> Index:
-    if _can_create(index_path):
+def _open(place: Path | Store, embedder: "Embedder", kind: str | None, recall: float | None) -> Index | MilvusIndex:
+    if isinstance(place, Store):
+        try:
+            return place.open(embedder.model_id)
+        except IndexNotFoundError:
+            return place.create(embedder.embedding_width, model=embedder.model_id, kind=kind, recall=recall)
+    if _can_create(place):
         chosen: dict[str, Any] = {"kind": kind, "recall": recall}
         given = {name: value for name, value in chosen.items() if value is not None}
-        return Index.create(index_path, embedder.embedding_width, model=embedder.model_id, **given)
-    index = Index.open(index_path, model=embedder.model_id)
+        return Index.create(place, embedder.embedding_width, model=embedder.model_id, **given)
+    index = Index.open(place, model=embedder.model_id)
     stats = index.stats()
     if kind not in (None, stats.wanted_kind) or recall not in (None, stats.wanted_recall):
         index.compact(kind=kind, recall=recall)
     return index
 
 
+def _jobs(files: Iterable[Path], known: Mapping[str, str | None], scenes: Mapping[str, dict[str, Any]]) -> list[Job]:
+    return [Job(path, scenes.get(path, {}), known.get(path)) for path in map(str, files)]
+
+
 def _is_under(path: str, source: Path) -> bool:
     return path == str(source) or path.startswith(str(source).rstrip(os.sep) + os.sep)
-
-
-def _is_unicode(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _scenes(source: Path) -> dict[str, dict[str, Any]]:

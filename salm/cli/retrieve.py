@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from salm.cli import console
-from salm.cli.locate import find_index
+from salm.cli.locate import Store, find_index, parse_store
 
 if TYPE_CHECKING:
     from salm_index import Hit
@@ -21,6 +21,9 @@ def retrieve(
     index: Annotated[
         Path | None,
         typer.Option("--index", help="Index folder [default: $SALM_INDEX, else ./salm.index, else the demo's]."),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="STORE", help="Instead of a folder: milvus:URI[#COLLECTION].")
     ] = None,
     k: Annotated[int, typer.Option("-k", "--top", min=1, help="How many hits.")] = 10,
     model: Annotated[
@@ -53,22 +56,32 @@ def retrieve(
     """Find recordings by a sentence or an example. Every hit is a window with its time and direction."""
     if anywhere and only_direction:
         raise typer.BadParameter("--anywhere and --only-direction leave nothing; give one of them")
-    folder, origin = find_index(index)
-    console.note(f"index: {folder} ({origin})", quiet=quiet or index is not None)
+    place = _place(index, store, quiet)
     from salm.cli.search import hit_to_json, search_index, window_filter
     from salm.queries import Query
 
     part: Any = "what" if anywhere else "where" if only_direction else "all"
     looked_for = Query(query, like, direction, part, convention)  # type: ignore[arg-type]
     conditions = window_filter(azimuth=azimuth, elevation=elevation, path=path, metadata=where or ())
-    hits = search_index(folder, looked_for, k, model, where=conditions, per_recording=per_recording)
+    hits = search_index(place, looked_for, k, model, where=conditions, per_recording=per_recording)
     if as_json:
         console.print_json([hit_to_json(hit) for hit in hits])
     elif hits:
         print_hits(hits)
     else:
-        fill = f"the index is empty; fill it with: salm index DIR --out {folder}"
-        console.note(f"{folder}: {'no window matches the filters' if conditions else fill}", quiet=quiet)
+        option = "--store" if isinstance(place, Store) else "--out"
+        fill = f"the index is empty; fill it with: salm index DIR {option} {place}"
+        console.note(f"{place}: {'no window matches the filters' if conditions else fill}", quiet=quiet)
+
+
+def _place(index: Path | None, store: str | None, quiet: bool) -> Path | Store:
+    if store is not None:
+        if index is not None:
+            raise typer.BadParameter("expected --index or --store, not both")
+        return parse_store(store)
+    folder, origin = find_index(index)
+    console.note(f"index: {folder} ({origin})", quiet=quiet or index is not None)
+    return folder
 
 
 def print_hits(hits: "list[Hit]") -> None:

@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from salm_index import Hit, Index
+from salm_index import Hit, Index, MilvusIndex
 
 import salm
+from salm.cli.locate import Store
 from salm.errors import CheckpointError, ConfigError, SalmError
 from salm.geometry import SECTOR_WIDTH_RAD, parse_sector
 from salm.queries import Query, query_vector
@@ -18,7 +19,7 @@ HALF_SECTOR_DEG = math.degrees(SECTOR_WIDTH_RAD) / 2
 
 
 def search_index(
-    index_path: Path,
+    place: Path | Store,
     query: str | Query,
     k: int = 10,
     model: str | None = None,
@@ -29,7 +30,7 @@ def search_index(
     """The k windows of an index that are most like what is looked for.
 
     Args:
-        index_path: the index folder.
+        place: the index folder, or a store.
         query: a sentence such as "dog barking from the northwest", or a `Query`.
         k: how many.
         model: what `salm.load` takes; None loads the model that the index names.
@@ -44,7 +45,7 @@ def search_index(
         if not query.strip():
             raise SalmError('the query is empty; expected a sentence such as "dog barking from the northwest"')
         query = Query(query)
-    with Index.open(index_path) as index:
+    with place.open() if isinstance(place, Store) else Index.open(place) as index:
         embedder = _load(index, model)
         vector = query_vector(embedder, query)
         if per_recording:
@@ -104,7 +105,9 @@ def _sector_range(word: str) -> tuple[float, float]:
     return centre - HALF_SECTOR_DEG, centre + HALF_SECTOR_DEG
 
 
-def _best_of_each(index: Index, vector: Any, k: int, where: Mapping[str, Any] | None, model: str) -> list[Hit]:
+def _best_of_each(
+    index: Index | MilvusIndex, vector: Any, k: int, where: Mapping[str, Any] | None, model: str
+) -> list[Hit]:
     wanted = k
     while True:
         hits = index.search(vector, wanted, where, model=model)
@@ -115,7 +118,7 @@ def _best_of_each(index: Index, vector: Any, k: int, where: Mapping[str, Any] | 
         wanted *= 4
 
 
-def _load(index: Index, model: str | None) -> Any:
+def _load(index: Index | MilvusIndex, model: str | None) -> Any:
     if model is not None:
         return salm.load(model)
     name = index.model.partition(":")[0]
