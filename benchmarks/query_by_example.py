@@ -73,7 +73,7 @@ def main() -> None:
 
 def fill(path: Path, gallery: Gallery) -> Index:
     """An index of all scenes; each row knows the scene's number."""
-    index = Index.create(path, gallery.joint.shape[1], gallery.model_id)
+    index = Index.create(path, gallery.joint.shape[1], model=gallery.model_id)
     index.add(
         gallery.embedding("joint"),
         [

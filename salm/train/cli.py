@@ -1,4 +1,4 @@
-"""`salm train fit` (Lightning's own command line over our two modules) and `salm train text`."""
+"""`salm train fit` (Lightning's own command line over our two modules), `salm train text` and `salm train balance`."""
 
 import argparse
 import os
@@ -12,27 +12,31 @@ from salm.errors import ConfigError, DependencyError
 from salm.models.builders import build_model, named_config
 from salm.progress import progress_on_stderr
 
+TEXT_KEYS = {"size", "corpora", "teacher", "cache", "export_to"}
 USAGE = """salm train text --config configs/salm-small-text.yaml   teach the text tower from caption corpora
 salm train fit --config configs/salm-small.yaml          train the whole model; run again to resume
+salm train balance --config configs/salm-small-balance.yaml   weigh what and where on held-out sounds
 
-Every key of a configuration can be overridden, e.g. --trainer.max_epochs 2; salm train fit --help lists them."""
+Every key of a configuration of fit can be overridden, e.g. --trainer.max_epochs 2; salm train fit --help lists them."""
 
 
 def main(arguments: list[str]) -> None:
-    """Run `fit` or another of Lightning's subcommands, or `text`.
+    """Run `fit` or another of Lightning's subcommands, `text` or `balance`.
 
     Raises:
-        ConfigError: unknown subcommand, or a bad configuration of `text`.
+        ConfigError: unknown subcommand, or a bad configuration of `text` or `balance`.
         DependencyError: the train extra is not installed.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE + "\n")
     elif arguments[0] == "text":
         train_text(arguments[1:])
+    elif arguments[0] == "balance":
+        train_balance(arguments[1:])
     elif arguments[0] in ("fit", "validate"):
         fit(arguments)
     else:
-        raise ConfigError(f"salm train {arguments[0]}: unknown; expected fit, validate or text")
+        raise ConfigError(f"salm train {arguments[0]}: unknown; expected fit, validate, text or balance")
 
 
 def fit(arguments: list[str]) -> None:
@@ -86,11 +90,9 @@ def train_text(arguments: list[str]) -> None:
     from salm.train.text import SentenceBatches, TextTraining, embed_with_teacher, train_text_tower
     from salm.weights.checkpoint import save_checkpoint
 
-    parser = argparse.ArgumentParser(
-        prog="salm train text", description="Distil a sentence encoder into the text tower."
-    )
-    parser.add_argument("--config", required=True, type=Path, help="YAML, see configs/salm-small-text.yaml")
-    settings = _read_yaml(parser.parse_args(arguments).config)
+    settings = _settings("text", "Distil a sentence encoder into the text tower.", arguments)
+    if not TEXT_KEYS <= set(settings) <= TEXT_KEYS | {"training"}:
+        raise ConfigError(f"salm train text: expected the keys {', '.join(sorted(TEXT_KEYS | {'training'}))}")
     config = named_config(settings["size"])
     training = from_mapping(TextTraining, settings.get("training", {}), "training")
     captions = read_corpora(settings["corpora"])
@@ -123,14 +125,34 @@ def sentence_teacher(name: str) -> Path | str:
     return Path(spec.origin).parent / "model"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def train_balance(arguments: list[str]) -> None:
+    """Settle the weight of the spatial part on held-out sounds, and write the model with it."""
+    from salm.train.balance import BalanceSettings, balance
+    from salm.weights.checkpoint import load_checkpoint, save_checkpoint
+
+    description = "Settle the weight of the spatial part on held-out sounds."
+    settings = from_mapping(BalanceSettings, _settings("balance", description, arguments), "balance")
+    checkpoint = load_checkpoint(settings.start)
+    with progress_on_stderr("balancing") as progress:
+        found = balance(checkpoint, settings, progress)
+    save_checkpoint(settings.export_to, checkpoint.model, checkpoint.config, checkpoint.tokenizer)
+    joint = ", ".join(f"{100 * value:.1f} % with {factor:g} s" for factor, value in found.joint.items())
+    sys.stdout.write(
+        f"{settings.export_to}: {found.factor:g} times s; directions of held-out sounds: "
+        f"spatial {100 * found.spatial:.1f} %, joint {joint}\n"
+    )
+
+
+def _settings(command: str, description: str, arguments: list[str]) -> dict[str, Any]:
+    """The mapping in the file that --config names."""
     import yaml
 
+    parser = argparse.ArgumentParser(prog=f"salm train {command}", description=description)
+    parser.add_argument("--config", required=True, type=Path, help=f"YAML, see configs/salm-small-{command}.yaml")
+    path = parser.parse_args(arguments).config
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     settings = yaml.safe_load(path.read_text())
-    required = {"size", "corpora", "teacher", "cache", "export_to"}
-    known = required | {"training"}
-    if not isinstance(settings, dict) or not required <= set(settings) <= known:
-        raise ConfigError(f"{path}: expected the keys {', '.join(sorted(known))}")
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(settings).__name__}")
     return settings

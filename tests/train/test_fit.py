@@ -12,21 +12,10 @@ from safetensors.torch import load_file
 
 from salm.data.shards import pack_scenes
 from salm.errors import ConfigError
-from salm.models.builders import build_model, salm_tiny
+from salm.models.builders import salm_tiny
 from salm.scenes.dataset_writer import simulate_dataset
-from salm.text.tokenizer import Tokenizer
 from salm.train.cli import main
-from salm.weights.checkpoint import load_checkpoint, save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    torch.manual_seed(0)
-    config = salm_tiny()
-    folder = tmp_path_factory.mktemp("start") / "text"
-    tokenizer = Tokenizer.train(["noise from the north", "left right behind"], 1_024, config.text.max_tokens)
-    save_checkpoint(folder, build_model(config), config, tokenizer)
-    return folder
+from salm.weights.checkpoint import load_checkpoint
 
 
 @pytest.fixture
@@ -112,7 +101,7 @@ def test_a_training_on_scenes_made_on_its_device_is_resumed(configure, tmp_path)
 
 
 def test_unknown_subcommand_is_refused():
-    with pytest.raises(ConfigError, match="salm train dance: unknown; expected fit, validate or text"):
+    with pytest.raises(ConfigError, match="salm train dance: unknown; expected fit, validate, text or balance"):
         main(["dance"])
 
 
