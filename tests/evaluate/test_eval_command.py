@@ -102,7 +102,10 @@ def test_mistakes_are_one_line_and_exit_code_2(run, scene_folder, tmp_path):
         (("direction", tmp_path / "bad.jsonl"), "bad.jsonl:1: the scene lacks"),
         (("classify", scene_folder, "--labels", tmp_path / "labels.txt", "--no-cache"), "labels.txt:2: no scene"),
         (("retrieval", scene_folder, "--phrasing", "rude"), "rude"),
-        (("editing", scene_folder, "--no-cache", "--json", tmp_path / "labels.txt" / "r.json"), "r.json: cannot be written"),
+        (
+            ("editing", scene_folder, "--no-cache", "--json", tmp_path / "labels.txt" / "r.json"),
+            "r.json: cannot be written",
+        ),
     ):
         code, _, err = run(*arguments, "-q")
         assert code == 2
