@@ -1,6 +1,5 @@
 """Searches in a Milvus collection: filters kept exact, and how many inverted lists a search without one must read."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from salm_index.filters import metadata_names
 from salm_index.milvus_collection import MAX_HITS, Candidate, MilvusCollections
 from salm_index.milvus_filters import Narrowed, has_metadata, narrow
 from salm_index.rows import COLUMNS
-from salm_index.search import Hit, _check_k
+from salm_index.search import Hit, check_k
 from salm_index.tuning import MAX_K, MEASURED_K, NUM_QUERIES
 
 SPARE_CANDIDATES = 64
@@ -40,7 +39,7 @@ def search(
     Raises:
         QueryError: `k` or `where` is invalid.
     """
-    k = _check_k(k)
+    k = check_k(k)
     narrowed = narrow(where)
     if k > MAX_HITS:
         k = max(1, min(k, len(collections)))
@@ -66,7 +65,10 @@ def search(
                 best[place] = _among(collections, queries[place : place + 1], k, ids, every_list)
     if where is not None and not any(best.values()):
         _check_metadata_names(collections, where)
-    return [[_hit(rank, found) for rank, found in enumerate(best[place], start=1)] for place in range(len(queries))]
+    return [
+        [Hit.of(found.row, rank, found.score) for rank, found in enumerate(best[place], start=1)]
+        for place in range(len(queries))
+    ]
 
 
 def matching_ids(collections: MilvusCollections, narrowed: Narrowed) -> list[str]:
@@ -185,17 +187,3 @@ def _check_metadata_names(collections: MilvusCollections, where: Mapping[str, An
                 f"where: no window has metadata {name!r}; there are the columns {', '.join(COLUMNS)} and what the "
                 "rows were added with"
             )
-
-
-def _hit(rank: int, found: Candidate) -> Hit:
-    row = found.row
-    return Hit(
-        rank=rank,
-        score=found.score,
-        path=row.path,
-        start_s=row.start_s,
-        end_s=row.end_s,
-        azimuth_deg=row.azimuth_deg,
-        elevation_deg=row.elevation_deg,
-        metadata=json.loads(row.metadata),
-    )

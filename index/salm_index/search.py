@@ -42,6 +42,12 @@ class Hit:
     elevation_deg: float | None
     metadata: dict[str, Any]
 
+    @classmethod
+    def of(cls, row: Row, rank: int, score: float) -> "Hit":
+        """The window of a row, as a hit."""
+        place = (row.path, row.start_s, row.end_s, row.azimuth_deg, row.elevation_deg)
+        return cls(rank, score, *place, metadata=json.loads(row.metadata))
+
 
 def search(
     snapshot: Snapshot, queries: NDArray[np.float32], k: int, where: Mapping[str, Any] | None, exact: bool
@@ -52,7 +58,7 @@ def search(
         QueryError: `k` or `where` is invalid.
         IndexCorruptError: a vector has no row.
     """
-    k = _check_k(k)
+    k = check_k(k)
     allowed = [None] * len(snapshot.parts) if where is None else _allowed_places(snapshot, where)
     max_norm = snapshot.header.max_norm
     found = [
@@ -85,7 +91,12 @@ def _between(ids: list[int], segment_ids: NDArray[np.int64]) -> list[int]:
     return ids[bisect_left(ids, segment_ids[0]) : bisect_right(ids, segment_ids[-1])]
 
 
-def _check_k(k: int) -> int:
+def check_k(k: int) -> int:
+    """Return the number of hits that is wanted.
+
+    Raises:
+        QueryError: it is no positive whole number.
+    """
     try:
         checked = operator.index(k)
     except TypeError:
@@ -112,19 +123,5 @@ def _allowed_places(snapshot: Snapshot, where: Mapping[str, Any]) -> list[NDArra
 
 
 def _hits(found: Found, rows: Mapping[int, Row]) -> list[Hit]:
-    hits = []
-    for place, (row_id, score) in enumerate(zip(found.ids.tolist(), found.scores.tolist(), strict=True)):
-        row = rows[row_id]
-        hits.append(
-            Hit(
-                rank=place + 1,
-                score=score,
-                path=row.path,
-                start_s=row.start_s,
-                end_s=row.end_s,
-                azimuth_deg=row.azimuth_deg,
-                elevation_deg=row.elevation_deg,
-                metadata=json.loads(row.metadata),
-            )
-        )
-    return hits
+    pairs = zip(found.ids.tolist(), found.scores.tolist(), strict=True)
+    return [Hit.of(rows[row_id], rank, score) for rank, (row_id, score) in enumerate(pairs, start=1)]

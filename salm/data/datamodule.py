@@ -5,8 +5,6 @@ from functools import cached_property
 from pathlib import Path
 
 import lightning
-import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from salm.audio.io import SAMPLE_RATE_HZ
@@ -133,18 +131,7 @@ class SceneDataModule(lightning.LightningDataModule):
         return DeviceScenes(self.training, self.trainer.strategy.root_device)
 
     def on_after_batch_transfer(self, batch: Example | int, dataloader_idx: int) -> Example:
-        """Seed what is random in the model for each training batch by its place, so that a resumed training goes on.
-
-        Dropout draws from torch's own generator, whose state no checkpoint of Lightning holds.
-        """
-        if self.trainer is not None and self.trainer.training:
-            place = (
-                self.seed,
-                self.trainer.current_epoch,
-                self.trainer.fit_loop.batch_idx + 1,
-                self.trainer.global_rank,
-            )
-            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        """Scenes made on the device are made here."""
         return self._device_scenes.batch(batch, self.batch_size) if isinstance(batch, int) else batch
 
     @property

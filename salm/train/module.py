@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
@@ -112,6 +113,14 @@ class SalmTraining(lightning.LightningModule):
         self._image_tokens = torch.compile(tokens) if compile_audio else tokens
         self._validation: list[dict[str, Tensor]] = []
         self._fixed_texts: dict[str, Tensor] = {}
+
+    def on_train_batch_start(self, batch: Example, batch_index: int) -> None:
+        """Seed what is random in the model by the batch's place, so that a resumed training goes on as it would have.
+
+        Dropout draws from torch's own generator, whose state no checkpoint of Lightning holds.
+        """
+        place = (self._datamodule.seed, self.current_epoch, batch_index, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: Example, batch_index: int) -> Tensor:
         semantic_alone = self.global_step < self.semantic_steps
