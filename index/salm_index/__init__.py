@@ -7,7 +7,7 @@ It needs numpy, faiss and SQLite, and takes vectors of any model:
     index.add(vectors, [{"path": "yard.wav", "start_s": 0.0, "end_s": 10.0, "azimuth_deg": 45.0}, ...])
     hits = Index.open("my.index").search(query, k=10, where={"azimuth_deg": (22.5, 67.5)})
 
-Flow of a search: `reader` -> `search` -> `filters`, `segments` -> `rows`, `vectors`, `lists`.
+Flow of a search: `reader` -> `search` -> `filters`, `segments` -> `selections` (`rows`, `numbers`), `vectors`, `lists`.
 Flow of a commit: `index` -> `inputs` (checks) -> `generations` -> `compaction` (what is written anew), `segments`,
 `header` (the switch). `merge`, `export` and `stats` do what they are called.
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from salm_index.errors import QueryError
 from salm_index.inputs import is_metadata_name, is_text
+from salm_index.numbers import NUMBER_COLUMNS, Span
 from salm_index.rows import COLUMNS, metadata_value
 
 TEXT_COLUMNS = ("path", "content_hash")
@@ -28,6 +29,13 @@ class Clause(NamedTuple):
 
     sql: str
     parameters: tuple[Any, ...]
+
+
+class Filter(NamedTuple):
+    """A filter as SQL, and as ranges of columns if it is of nothing but such."""
+
+    clause: Clause
+    spans: tuple[Span, ...] | None
 
 
 def parse_where(where: Mapping[str, Any]) -> Clause:
@@ -43,6 +51,18 @@ def parse_where(where: Mapping[str, Any]) -> Clause:
         " AND ".join(f"({clause.sql})" for clause in clauses) or "1",
         tuple(value for clause in clauses for value in clause.parameters),
     )
+
+
+def parse_filter(where: Mapping[str, Any]) -> Filter:
+    """`where` in both forms that a segment can be asked in.
+
+    Raises:
+        QueryError: as `parse_where`.
+    """
+    clause = parse_where(where)
+    spans = [_span(name, condition) for name, condition in where.items()]
+    known = tuple(span for span in spans if span is not None)
+    return Filter(clause, known if len(known) == len(spans) else None)
 
 
 def metadata_names(where: Mapping[str, Any]) -> list[str]:
@@ -70,6 +90,17 @@ def _clause(name: str, condition: Any) -> Clause:
         return _range(name, value, condition)
     number = _number(name, condition)
     return Clause(f"{value} = ?", (_wrap_deg(number) if name == "azimuth_deg" else number,))
+
+
+def _span(name: str, condition: Any) -> Span | None:
+    """A condition, which has been checked, as a range of a column."""
+    if name not in NUMBER_COLUMNS or condition is None:
+        return None
+    ends = condition if isinstance(condition, list | tuple) else (condition, condition)
+    low, high = (None if end is None else float(_number(name, end)) for end in ends)
+    if name == "azimuth_deg" and low is not None and high is not None:
+        low, high = (-180.0, 180.0) if high - low >= 360 else (_wrap_deg(low), _wrap_deg(high))
+    return Span(name, -math.inf if low is None else low, math.inf if high is None else high)
 
 
 def _text(name: str, value: str, text: str) -> Clause:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_index.errors import IndexCorruptError, QueryError
-from salm_index.filters import metadata_names, parse_where
+from salm_index.filters import metadata_names, parse_filter
 from salm_index.generations import Snapshot
 from salm_index.header import RESTORE
 from salm_index.rows import COLUMNS, Row
@@ -107,8 +107,8 @@ def check_k(k: int) -> int:
 
 
 def _allowed_places(snapshot: Snapshot, where: Mapping[str, Any]) -> list[NDArray[np.int64] | None]:
-    clause = parse_where(where)
-    allowed: list[NDArray[np.int64] | None] = [part.places(clause) for part in snapshot.parts]
+    conditions = parse_filter(where)
+    allowed: list[NDArray[np.int64] | None] = [part.places(conditions) for part in snapshot.parts]
     if snapshot.header.num_windows and not any(places is not None and places.size for places in allowed):
         # A misspelt name must not look like an archive without such recordings.
         all_rows = [part.segment.rows for part in snapshot.parts]

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from salm_index import files
 from salm_index.errors import IndexCorruptError
-from salm_index.filters import Clause
+from salm_index.filters import Filter
 from salm_index.header import RESTORE, Header, SegmentRecord
 from salm_index.inputs import vector_norms
 from salm_index.lists import Lists, wants_lists, write_lists
 from salm_index.rows import Row, Rows, RowsWriter, Window
+from salm_index.selections import Selections
 from salm_index.tuning import MAX_K
 from salm_index.vectors import FlatVectors, Found, VectorsWriter
 
@@ -38,12 +39,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Segment:
-    """The open files of a segment."""
+    """The open files of a segment, and what filters found in them."""
 
     record: SegmentRecord
     vectors: FlatVectors
     rows: Rows
     lists: Lists | None
+    selections: Selections
 
     @classmethod
     def open(cls, folder: Path, record: SegmentRecord, dimension: int) -> "Segment":
@@ -61,23 +63,7 @@ class Segment:
                 f"and {counts[1]} in {record.rows.name}; {RESTORE}"
             )
         lists = None if record.lists is None else Lists(folder / record.lists.file.name, vectors, record.lists)
-        return cls(record, vectors, rows, lists)
-
-    def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where in `vectors` the windows with these ids are; ids in ascending order.
-
-        Raises:
-            IndexCorruptError: some are nowhere.
-        """
-        places: NDArray[np.int64] = np.searchsorted(self.vectors.ids, ids)
-        known = places < len(self.vectors)
-        known[known] = self.vectors.ids[places[known]] == ids[known]
-        if not known.all():
-            raise IndexCorruptError(
-                f"{self.rows.path}: its ids are not those of {self.record.vectors.name} "
-                f"(no vectors for {np.count_nonzero(~known)} of them); {RESTORE}"
-            )
-        return places
+        return cls(record, vectors, rows, lists, Selections(rows, vectors))
 
     def check(self, max_norm: float) -> None:
         """Compare every row with every vector.
@@ -113,17 +99,19 @@ class Part:
         # Segments follow on each other, so what was removed from this one is one stretch of all that was removed.
         first, last = np.searchsorted(removed_ids, [ids[0], ids[-1] + 1]) if len(ids) else (0, 0)
         self.removed_ids = removed_ids[first:last]
+        self._removed_places = segment.selections.places(self.removed_ids)
         self._kept_places: NDArray[np.int64] | None = None
         if self.removed_ids.size:
-            self._kept_places = np.delete(np.arange(len(ids)), segment.places(self.removed_ids))
+            self._kept_places = np.delete(np.arange(len(ids)), self._removed_places)
 
     def __len__(self) -> int:
         return len(self.segment.vectors) - len(self.removed_ids)
 
-    def places(self, clause: Clause) -> NDArray[np.int64]:
-        """Where the windows are that fulfil a condition, in ascending order."""
-        ids = self.segment.rows.ids(clause.sql, clause.parameters)
-        return self.segment.places(ids[~np.isin(ids, self.removed_ids)] if self.removed_ids.size else ids)
+    def places(self, conditions: Filter) -> NDArray[np.int64]:
+        """Where the windows are that fulfil a filter, in ascending order."""
+        mask = self.segment.selections.mask(conditions)
+        mask[self._removed_places] = False
+        return np.flatnonzero(mask)
 
     def windows_of_paths(self, paths: Iterable[str]) -> list[Window]:
         """All windows of these paths."""
@@ -168,7 +156,7 @@ class Part:
             IndexCorruptError: rows and vectors do not agree.
         """
         for ids, rows in self.segment.rows.batches(BATCH_WINDOWS):
-            places = self.segment.places(ids)
+            places = self.segment.selections.places(ids)
             kept = np.flatnonzero(~np.isin(ids, self.removed_ids))
             if kept.size:
                 yield Batch(ids[kept], self.segment.vectors.matrix[places[kept]], [rows[place] for place in kept])

@@ -65,6 +65,7 @@ class FlatVectors:
                 f"{path}: expected an IndexIDMap over an IndexFlatIP of dimension {dimension}, got "
                 f"{type(index).__name__} over {type(inner).__name__} of dimension {index.d}; {RESTORE}"
             )
+        self.path = path
         # `_owner` keeps the memory of `_flat` and `matrix` alive.
         self._owner, self._flat = index, inner
         self.ids: NDArray[np.int64] = faiss.vector_to_array(index.id_map)
