@@ -1,7 +1,9 @@
 """What every command shares: options, output, and how a user's mistake ends (one line, exit code 2, no traceback)."""
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -81,11 +83,20 @@ def run(app: Callable[..., Any], prog_name: str) -> NoReturn:
 
 @contextmanager
 def resumable(hint: str) -> Iterator[None]:
-    """Within it, Ctrl-C ends the command with a line that says how to go on."""
+    """Within it, Ctrl-C and SIGTERM (from a job scheduler) end the command with a line that says how to go on."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    previous = signal.signal(signal.SIGTERM, interrupt) if is_main else None
     try:
         yield
     except KeyboardInterrupt as error:
         raise Interrupted(hint) from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def note(message: str, *, quiet: bool = False) -> None:

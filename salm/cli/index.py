@@ -8,7 +8,6 @@ import typer
 from salm.cli import console
 from salm.cli.archive import Kind, Recall
 from salm.cli.locate import parse_store
-from salm.progress import progress_on_stderr
 
 if TYPE_CHECKING:
     from salm.cli.indexing import IndexReport
@@ -48,10 +47,11 @@ def index(
         raise typer.BadParameter("expected either --out or --store: where the index is")
     place = parse_store(store) if store is not None else out
     assert place is not None
+    from salm.cli.index_progress import index_progress
     from salm.cli.indexing import update_index
 
     again = f"what is done is kept: run the same command again to go on with {folder}"
-    with console.resumable(again), progress_on_stderr("indexing", quiet=quiet) as progress:
+    with console.resumable(again), index_progress(quiet=quiet) as on_done:
         report = update_index(
             folder,
             place,
@@ -64,7 +64,7 @@ def index(
             kind=kind,
             recall=recall,
             workers=workers,
-            progress=progress,
+            on_done=on_done,
         )
     if as_json:
         console.print_json(report.to_json())

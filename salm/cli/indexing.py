@@ -10,7 +10,7 @@ to lose little; an interruption, or an error in the midst of it, commits what is
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +20,9 @@ import numpy as np
 from salm_index import Index, IndexNotFoundError, MilvusIndex
 
 import salm
-from salm.cli.jobs import Encoding, Job, Outcome, encode_job
+from salm.cli.encoding import encode_jobs
+from salm.cli.index_progress import OnDone, Tracker
+from salm.cli.jobs import Encoding, Job, Outcome
 from salm.cli.locate import Store
 from salm.errors import AudioFormatError, ConfigError, ManifestError
 from salm.manifest import Scene, read_scenes
@@ -72,6 +74,7 @@ def update_index(
     recall: float | None = None,
     workers: str | None = None,
     progress: Progress | None = None,
+    on_done: OnDone | None = None,
 ) -> IndexReport:
     """Bring an index up to date with a folder of recordings, or with one file.
 
@@ -87,6 +90,7 @@ def update_index(
         kind, recall: how the index is searched, as in `salm_index.Index.create`; None leaves an index as it is.
         workers: "ray" for one worker per CPU of a Ray cluster, "ray:N" for N of them; None encodes in this process.
         progress: called with the number of recordings looked at and of all.
+        on_done: called after each of them and, without workers, after each window.
 
     Raises:
         AudioFormatError: there is nothing to index.
@@ -107,13 +111,16 @@ def update_index(
         report = IndexReport(index_path, index.model)
         jobs = _jobs(files, known, _scenes(source))
         update = _Update(index, known, report)
+        tracker = Tracker([job.path for job in jobs], progress, on_done)
+        outcomes: Generator[Outcome, None, None]
         if num_workers is None:
-            update.run((encode_job(embedder, encoding, job) for job in jobs), len(jobs), progress)
+            outcomes = encode_jobs(embedder, encoding, jobs, tracker.on_windows)
         else:
             from salm.cli.ray_encoding import encode_with_ray
 
-            with closing(encode_with_ray(model, embedder.model_id, encoding, jobs, num_workers)) as outcomes:
-                update.run(outcomes, len(jobs), progress)
+            outcomes = encode_with_ray(model, embedder.model_id, encoding, jobs, num_workers)
+        with closing(outcomes):
+            update.run(outcomes, tracker)
         found = {str(file) for file in files}
         gone = [path for path in known if path not in found]
         if prune:
@@ -171,14 +178,13 @@ class _Update:
         self.pending: list[Outcome] = []
         self.next_commit_s = time.monotonic() + COMMIT_S
 
-    def run(self, outcomes: Iterable[Outcome], total: int, progress: Progress | None) -> None:
+    def run(self, outcomes: Iterable[Outcome], tracker: Tracker) -> None:
         try:
-            for number, outcome in enumerate(outcomes, start=1):
+            for outcome in outcomes:
                 self.take(outcome)
                 if time.monotonic() >= self.next_commit_s:
                     self.commit()
-                if progress is not None:
-                    progress(number, total)
+                tracker.on_recording(outcome.path)
         finally:
             self.commit()
             # Workers finish in any order.

@@ -1,19 +1,16 @@
-"""One recording -> its rows and vectors, or why not: in this process, or in a worker of `salm.cli.ray_encoding`."""
+"""What is to be done with a recording (`Job`), how (`Encoding`), and what became of it (`Outcome`)."""
 
 import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from salm.errors import AudioFormatError, ConfigError
+from salm.errors import ConfigError
 from salm.geometry import CONVENTIONS
-
-if TYPE_CHECKING:
-    from salm.embedder import Embedder
 
 
 @dataclass(frozen=True)
@@ -69,55 +66,3 @@ class Outcome(NamedTuple):
     vectors: np.ndarray | None = None
     rows: list[dict[str, Any]] | None = None
     error: str | None = None
-
-
-def encode_job(embedder: "Embedder", encoding: Encoding, job: Job) -> Outcome:
-    """Encode a recording unless the index has it as it is."""
-    try:
-        return _encode(embedder, encoding, job)
-    except AudioFormatError as error:
-        return Outcome(job.path, error=str(error))
-    except OSError as error:
-        return Outcome(job.path, error=f"{job.path}: cannot be read ({error.strerror}); check the file")
-
-
-def _encode(embedder: "Embedder", encoding: Encoding, job: Job) -> Outcome:
-    path = job.path
-    if not _is_unicode(path):
-        raise AudioFormatError(f"{path!r}: the name is not valid Unicode; rename the file")
-    file = Path(path)
-    if file.exists() and not file.is_file():
-        raise AudioFormatError(f"{path}: a folder or a pipe; expected an audio file")
-    content_hash = encoding.content_hash(file, job.metadata)
-    if job.known_hash == content_hash:
-        return Outcome(path)
-    windows = embedder.encode_windows(
-        file,
-        window_s=encoding.window_s,
-        hop_s=encoding.hop_s,
-        convention=encoding.convention,
-        batch_size=encoding.batch_size,
-    )
-    vectors, rows = [], []
-    for window in windows:
-        vectors.append(window.joint)
-        rows.append(
-            job.metadata
-            | {
-                "path": path,
-                "start_s": window.start_s,
-                "end_s": window.end_s,
-                "azimuth_deg": window.azimuth_deg,
-                "elevation_deg": window.elevation_deg,
-                "content_hash": content_hash,
-            }
-        )
-    return Outcome(path, np.stack(vectors), rows)
-
-
-def _is_unicode(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

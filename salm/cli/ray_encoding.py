@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import salm
-from salm.cli.jobs import Encoding, Job, Outcome, encode_job
+from salm.cli.encoding import encode_jobs
+from salm.cli.jobs import Encoding, Job, Outcome
 from salm.errors import CheckpointError, DependencyError, SalmError
 
 RECORDINGS_AT_ONCE = 4
@@ -33,7 +34,7 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         """Outcomes of jobs, both pickled: Arrow has no column for them."""
-        outcomes = (encode_job(self.embedder, self.encoding, pickle.loads(job)) for job in batch["job"])
+        outcomes = encode_jobs(self.embedder, self.encoding, map(pickle.loads, batch["job"]))
         return {"outcome": [pickle.dumps(outcome) for outcome in outcomes]}
 
 

@@ -145,14 +145,26 @@ def test_an_index_of_another_model_is_refused(run: Run, recordings: Path, tiny: 
         assert len(index) == 5
 
 
-def test_ctrl_c_keeps_what_is_done(recordings: Path, tiny: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    folder, index_path, count = tmp_path / "many", tmp_path / "my.index", 300
+EAGER = """
+import salm.cli.indexing as indexing
+from salm.cli.app import main
+indexing.COMMIT_S, indexing.COMMIT_SHARE = 0.3, 1.0
+main()
+"""
+"""`salm` with frequent commits."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_stopped_run_keeps_what_is_done(
+    recordings: Path, tiny: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals
+) -> None:
+    folder, index_path, count = tmp_path / "many", tmp_path / "my.index", 400
     folder.mkdir()
-    for number in range(count):
-        os.link(recordings / "a.flac", folder / f"{number:04d}.flac")
-    command = [sys.executable, "-m", "salm", "index", str(folder), "--out", str(index_path), "--model", str(tiny), "-q"]
+    for copy in range(count):
+        os.link(recordings / "a.flac", folder / f"{copy:04d}.flac")
+    arguments = ["index", str(folder), "--out", str(index_path), "--model", str(tiny), "-q"]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", EAGER, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -160,22 +172,30 @@ def test_ctrl_c_keeps_what_is_done(recordings: Path, tiny: Path, tmp_path: Path,
         # A test run in the background ignores SIGINT, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not (index_path / "index.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.8)
-    process.send_signal(signal.SIGINT)
+    committed, deadline = 0, time.monotonic() + 120
+    while not committed and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+        if (index_path / "index.json").exists():
+            with Index.open(index_path) as index:
+                committed = len(index)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert stderr.startswith("error: interrupted")
-    assert "same command again" in stderr
-    assert stderr.count("\n") == 1
+    if number is signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130, stderr
+        assert stderr.startswith("error: interrupted")
+        assert "same command again" in stderr
+        assert stderr.count("\n") == 1
     with Index.open(index_path) as index:
         index.verify()
         done = len(index)
-    assert 0 < done < count
+    assert 0 < committed <= done < count
     report = update_index(folder, index_path, model=str(tiny))
     assert (len(report.unchanged), len(report.added)) == (done, count - done)
+    with Index.open(index_path) as index:
+        index.verify()
+        assert len(index) == count
 
 
 def test_an_interruption_by_the_caller_commits(recordings: Path, tiny: Path, tmp_path: Path) -> None:

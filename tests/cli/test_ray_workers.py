@@ -8,8 +8,9 @@ import pytest
 from salm_index import Index
 
 from salm.cli import ray_encoding
+from salm.cli.encoding import encode_jobs
 from salm.cli.indexing import parse_workers, update_index
-from salm.cli.jobs import Encoding, Job, encode_job
+from salm.cli.jobs import Encoding, Job
 from salm.errors import ConfigError, DependencyError, SalmError
 from tests.cli.commands import Run, assert_mistake
 
@@ -40,13 +41,13 @@ def test_a_worker_does_what_this_process_would(recordings: Path, bad_files: Path
     jobs = [Job(str(recordings / "long.wav"), {"label": "x"}, None), Job(str(bad_files / "nan.wav"), {}, None)]
     worker = ray_encoding.Worker(str(tiny), embedder.model_id, Encoding())
     done = [pickle.loads(text) for text in worker({"job": [pickle.dumps(job) for job in jobs]})["outcome"]]
-    expected = [encode_job(embedder, Encoding(), job) for job in jobs]
+    expected = list(encode_jobs(embedder, Encoding(), jobs))
     assert done[0].rows == expected[0].rows
     assert [row["label"] for row in done[0].rows] == ["x", "x"]
     np.testing.assert_array_equal(done[0].vectors, expected[0].vectors)
     assert "nan.wav" in done[1].error == expected[1].error
     known = Job(jobs[0].path, {"label": "x"}, done[0].rows[0]["content_hash"])
-    assert encode_job(embedder, Encoding(), known) == (known.path, None, None, None)
+    assert list(encode_jobs(embedder, Encoding(), [known])) == [(known.path, None, None, None)]
     with pytest.raises(SalmError, match="expected other:1 as on the driver"):
         ray_encoding.Worker(str(tiny), "other:1", Encoding())
 
