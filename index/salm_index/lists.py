@@ -25,7 +25,9 @@ MIN_WINDOWS = 1000
 """Smallest segment that gets lists, even if they are asked for; below, they would only cost."""
 
 TRAINED_PER_LIST = 64
-ADDED_AT_ONCE = 65536
+READ_AT_ONCE = 32768
+"""Vectors in memory at once while lists are made: 64 MiB of 512 numbers."""
+
 WORTHWHILE_SHARE = 0.5
 """Where more of the lists than this must be read, an index of kind "auto" goes without them."""
 
@@ -35,14 +37,15 @@ def wants_lists(kind: str, num_windows: int) -> bool:
     return num_windows > {"flat": math.inf, "ivf": MIN_WINDOWS - 1, "auto": FLAT_LIMIT}[kind]
 
 
-def write_lists(path: Path, vectors: FlatVectors, recall: float, max_norm: float, forced: bool) -> ListsRecord | None:
+def write_lists(path: Path, vectors: FlatVectors, recall: float, forced: bool) -> ListsRecord | None:
     """Divide vectors into lists, measure how many must be read, and write them; not synced to disk here.
+
+    Memory is that of the lists (a quarter of the vectors', twice that while they grow) and of a block of vectors.
 
     Args:
         path: the file to write.
         vectors: of the whole segment, at least `MIN_WINDOWS`.
         recall: the share of true neighbours that a search must find.
-        max_norm: as in `FlatVectors.search`.
         forced: write them even if reading most of them is what it takes.
 
     Returns:
@@ -60,10 +63,10 @@ def write_lists(path: Path, vectors: FlatVectors, recall: float, max_norm: float
         quantizer, vectors.dimension, num_lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     index.cp.min_points_per_centroid = 1
-    index.train(vectors.matrix[np.sort(rest[: TRAINED_PER_LIST * num_lists])])
-    for start in range(0, num_vectors, ADDED_AT_ONCE):
-        index.add(np.ascontiguousarray(vectors.matrix[start : start + ADDED_AT_ONCE]))
-    tuned = tune(index, vectors, vectors.matrix[np.sort(held_out)], np.sort(held_out), recall, max_norm)
+    index.train(vectors.take(np.sort(rest[: TRAINED_PER_LIST * num_lists]), READ_AT_ONCE))
+    for _, block in vectors.blocks(READ_AT_ONCE):
+        index.add(block)
+    tuned = tune(index, vectors, np.sort(held_out), recall)
     if not forced and tuned.num_probes > WORTHWHILE_SHARE * num_lists:
         return None
     # FAISS's own file writer does not notice a full disk when it closes the file; Python's does.

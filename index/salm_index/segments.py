@@ -74,8 +74,8 @@ class Segment:
         self.rows.check()
         if not np.array_equal(self.rows.ids(), self.vectors.ids):
             raise IndexCorruptError(f"{self.rows.path}: its ids are not those of {self.record.vectors.name}; {RESTORE}")
-        for start in range(0, len(self.vectors), BATCH_WINDOWS):
-            norms = vector_norms(self.vectors.matrix[start : start + BATCH_WINDOWS])
+        for _, block in self.vectors.blocks(BATCH_WINDOWS):
+            norms = vector_norms(block)
             if not np.all((norms > 0) & (norms <= max_norm * (1 + NORM_TOLERANCE))):
                 raise IndexCorruptError(
                     f"{self.rows.path.with_name(self.record.vectors.name)}: holds vectors that are zero, not finite "
@@ -159,7 +159,9 @@ class Part:
             places = self.segment.selections.places(ids)
             kept = np.flatnonzero(~np.isin(ids, self.removed_ids))
             if kept.size:
-                yield Batch(ids[kept], self.segment.vectors.matrix[places[kept]], [rows[place] for place in kept])
+                # Rows and vectors have the same ids, so these are consecutive, unless a file is damaged.
+                block = self.segment.vectors.read(places[0], places[-1] + 1)
+                yield Batch(ids[kept], block[places[kept] - places[0]], [rows[place] for place in kept])
 
 
 def write_segment(
@@ -192,7 +194,6 @@ def write_segment(
             folder / f"lists-{name}.faiss",
             FlatVectors(vectors_path, header.dimension),
             header.recall,
-            header.max_norm,
             forced=header.kind == "ivf",
         )
     return SegmentRecord(

@@ -19,6 +19,9 @@ MAX_K = 100
 MEASURED_K = (10, MAX_K)
 """The recall must be reached for each of these numbers of hits; a search for more of them reads everything."""
 
+READ_AT_ONCE = 8192
+"""Vectors that are compared with the queries at once: bounds the memory of the exact search."""
+
 CANDIDATES_PER_HIT = (2, 4, 8)
 """How many candidates per hit may be scored exactly, to make up for the 8 bits of the lists."""
 
@@ -35,10 +38,8 @@ class Tuned(NamedTuple):
 def tune(
     index: Any,
     vectors: FlatVectors,
-    held_out: NDArray[np.float32],
     held_out_places: NDArray[np.int64],
     recall: float,
-    max_norm: float,
 ) -> Tuned:
     """The cheapest search of an IVF index that finds a share of `recall` of the true neighbours.
 
@@ -48,12 +49,10 @@ def tune(
     Args:
         index: FAISS IVF index over `vectors`, with their places as ids.
         vectors: the full vectors.
-        held_out: shape (count, dimension), windows that the index was not trained with.
-        held_out_places: where these are.
+        held_out_places: where the windows are that the index was not trained with, in ascending order.
         recall: in (0, 1].
-        max_norm: as in `FlatVectors.search`.
     """
-    trial = _Trial(index, vectors, held_out, held_out_places, max_norm)
+    trial = _Trial(index, vectors, held_out_places)
     num_lists = int(index.nlist)
     for factor in CANDIDATES_PER_HIT:
         low, high = 0, 1
@@ -71,22 +70,15 @@ def tune(
 class _Trial:
     """Queries with their true neighbours."""
 
-    def __init__(
-        self,
-        index: Any,
-        vectors: FlatVectors,
-        held_out: NDArray[np.float32],
-        held_out_places: NDArray[np.int64],
-        max_norm: float,
-    ) -> None:
-        self.index, self.vectors = index, vectors
+    def __init__(self, index: Any, vectors: FlatVectors, held_out_places: NDArray[np.int64]) -> None:
+        self.index = index
+        held_out = vectors.take(held_out_places, READ_AT_ONCE)
         between = held_out + np.roll(held_out, 1, axis=0)
         between[np.linalg.norm(between, axis=1) == 0] = held_out[0]
         self.queries = np.concatenate([held_out, between]).astype(np.float32)
         self.num_queries = len(self.queries)
-        found = vectors.search(self.queries, MAX_K + 1, max_norm)
-        places = np.stack([np.searchsorted(vectors.ids, result.ids) for result in found])
-        own = np.full((len(found), 1), -1)
+        places = neighbours(vectors, self.queries, MAX_K + 1)
+        own = np.full((len(places), 1), -1)
         own[: len(held_out), 0] = held_out_places
         # The stable order puts a query's own window last, where it is cut off.
         order = np.argsort(places == own, axis=1, kind="stable")
@@ -111,3 +103,29 @@ class _Trial:
         """Numbers that differ for different places and for different queries (rows); -1 where there is no place."""
         keys: NDArray[np.int64] = places * self.num_queries + np.arange(self.num_queries)[:, None]
         return np.where(places < 0, -1, keys)
+
+
+def neighbours(vectors: FlatVectors, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The places of the k vectors with the largest inner products (float32) with each query, best first.
+
+    A block of vectors is in memory at a time, none of them mapped.
+
+    Args:
+        queries: shape (count, dimension).
+        k: if there are fewer vectors, all are returned.
+
+    Returns:
+        Shape (count, min(k, number of vectors)).
+    """
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    places = np.empty((len(queries), 0), dtype=np.int64)
+    for start, block in vectors.blocks(READ_AT_ONCE):
+        scores = np.concatenate([scores, queries @ block.T], axis=1)
+        new = np.broadcast_to(np.arange(start, start + len(block)), (len(queries), len(block)))
+        places = np.concatenate([places, new], axis=1)
+        if scores.shape[1] > k:
+            best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+            scores = np.take_along_axis(scores, best, axis=1)
+            places = np.take_along_axis(places, best, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)

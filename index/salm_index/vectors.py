@@ -3,12 +3,16 @@
 FAISS finds the candidates; their final scores are computed here in float64, one vector at a time. So a score does not
 depend on what else is in the index or in the batch, equal vectors have equal scores, and ties are broken by id.
 
-The file is memory-mapped: opening it costs the same whatever its size, and the system reads what a search touches. It
-is written from a stream, in FAISS's own format (an `IndexIDMap` over an `IndexFlatIP`), so that any FAISS reads it and
-no segment needs to fit into memory.
+The file is memory-mapped for searches: opening it costs the same whatever its size, and the system reads what a search
+touches. Whoever goes through all of it (copying, checking, making lists) reads blocks instead, which leave nothing in
+memory. It is written from a stream, in FAISS's own format (an `IndexIDMap` over an `IndexFlatIP`), so that any FAISS
+reads it and no segment needs to fit into memory.
 """
 
+import os
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -24,6 +28,8 @@ SPARE_CANDIDATES = 16
 
 SCORED_AT_ONCE = 4096
 """Vectors that are scored in float64 at once: bounds the memory of a search with a large k."""
+
+READ_AT_ONCE_BYTES = 2**24
 
 FAISS_PREFIX = struct.Struct("<4siqqqBi")
 """How FAISS begins an index: four letters, dimension, count, twice an unused 2^20, is trained, metric."""
@@ -77,6 +83,14 @@ class FlatVectors:
         )
         if len(self.ids) != index.ntotal or inner.ntotal != index.ntotal or np.any(np.diff(self.ids) <= 0):
             raise IndexCorruptError(f"{path}: its ids do not fit its {index.ntotal} vectors; {RESTORE}")
+        # What follows the vectors in the file is the number of ids, and the ids.
+        self._first_byte = path.stat().st_size - self.matrix.nbytes - 8 - self.ids.nbytes
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._reading = threading.Lock()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,6 +99,39 @@ class FlatVectors:
     def dimension(self) -> int:
         """Length of each vector."""
         return int(self.matrix.shape[1])
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The vectors from place `start` to before `stop`, read from the file: `matrix` would keep them in memory.
+
+        Raises:
+            IndexCorruptError: the file has become shorter.
+            OSError: it cannot be read.
+        """
+        start, stop = min(start, len(self)), min(stop, len(self))
+        vectors = np.empty((stop - start, self.dimension), dtype="<f4")
+        left = memoryview(vectors.data).cast("B") if vectors.size else memoryview(b"")
+        with self._reading:
+            os.lseek(self._file, self._first_byte + 4 * self.dimension * start, os.SEEK_SET)
+            while left:
+                part = os.read(self._file, min(len(left), READ_AT_ONCE_BYTES))
+                if not part:
+                    raise IndexCorruptError(f"{self.path}: ends before its last vector; {RESTORE}")
+                left[: len(part)] = part
+                left = left[len(part) :]
+        return vectors.astype(np.float32, copy=False)
+
+    def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """All vectors, `size` at a time, each block with its first place."""
+        for start in range(0, len(self), size):
+            yield start, self.read(start, start + size)
+
+    def take(self, places: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+        """The vectors at some places, in ascending order, read in blocks of `size`."""
+        parts = [np.empty((0, self.dimension), dtype=np.float32)]
+        for start, block in self.blocks(size):
+            first, last = np.searchsorted(places, [start, start + len(block)])
+            parts.append(block[places[first:last] - start])
+        return np.concatenate(parts)
 
     def search(
         self, queries: NDArray[np.float32], k: int, max_norm: float, places: NDArray[np.int64] | None = None
