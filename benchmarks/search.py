@@ -2,9 +2,18 @@
 
 python benchmarks/search.py --json benchmarks/results/search.json    # 10,000 and 100,000; --million adds 1,000,000
 
-The vectors are synthetic: 512 numbers, unit norm, clustered around 1,000 centres; or real ones (`--embeddings x.npy`).
+The vectors are synthetic: 512 numbers, unit norm, clustered around 1,000 centres. Or they are real, and so are the
+queries, sentences about recordings that are in the index:
+
+salm simulate ../shared/data/sounds/train/manifest.csv --out scenes --positions 1
+salm index scenes --out scenes.index && salm export scenes.index --out exported
+python benchmarks/search.py --embeddings exported/vectors.npy --captions scenes/scenes.jsonl
+
 Every window has an azimuth, drawn evenly, and the filters are sectors of it. Each index is built in a process of its
-own, whose peak memory is then that of the build, and opened in another. JSON goes to stdout, a table to stderr.
+own, and opened and searched in another, with every filter. Of both the peak memory is measured as Linux counts it:
+`peak_memory_bytes` is the largest resident set (VmHWM), in which pages of mapped files count while they are in memory,
+whoever else uses them; `peak_private_bytes` is the largest part of it that is the process's own (RssAnon, read every
+50 ms). JSON goes to stdout, a table to stderr.
 """
 
 import argparse
@@ -12,12 +21,11 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +33,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from peak_memory import PeakMemory
 from salm_index import Index, MilvusIndex
 
 DIMENSION = 512
@@ -63,11 +72,10 @@ def open_index(engine: str, folder: Path) -> Index | MilvusIndex:
 
 def build(engine: str, folder: Path, vectors_path: Path, azimuths_deg: np.ndarray) -> dict[str, Any]:
     """Fill an index from a stream of batches; what that took. Runs in a process of its own."""
-    vectors = np.load(vectors_path, mmap_mode="r")
+    memory = PeakMemory()
     started_s = time.perf_counter()
     with make_index(engine, folder) as index:
-        for start in range(0, len(vectors), BATCH_WINDOWS):
-            batch = np.array(vectors[start : start + BATCH_WINDOWS])
+        for start, batch in batches_of(vectors_path):
             rows = [
                 {"path": f"{i // 8}.wav", "start_s": 5.0 * (i % 8), "end_s": 5.0 * (i % 8) + 10, "n": i}
                 | {"azimuth_deg": float(azimuths_deg[i])}
@@ -81,34 +89,37 @@ def build(engine: str, folder: Path, vectors_path: Path, azimuths_deg: np.ndarra
         "search": stats.search,
         "build_s": time.perf_counter() - started_s,
         "num_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        "build_peak_memory_bytes": peak_memory_bytes(),
+        **memory.measured("build_"),
     }
 
 
-def open_and_search(engine: str, folder: Path, query: np.ndarray) -> dict[str, Any]:
-    """What opening and one search take in a new process (imports aside), and its peak memory."""
+def batches_of(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """The vectors of an npy file, a batch at a time with its first place; read, so that they leave nothing mapped."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        (count, dimension), _, dtype = np.lib.format.read_array_header_1_0(file)
+        for start in range(0, count, BATCH_WINDOWS):
+            size = min(BATCH_WINDOWS, count - start)
+            yield start, np.fromfile(file, dtype, size * dimension).reshape(size, dimension)
+
+
+def open_and_search(engine: str, folder: Path, queries: np.ndarray) -> dict[str, Any]:
+    """What opening and the first search take in a new process (imports aside), and the peak memory of all filters."""
     import faiss  # noqa: F401
 
     if engine.startswith("milvus"):
         import pymilvus  # noqa: F401
-    before_bytes = peak_memory_bytes()
+    memory = PeakMemory()
     started_s = time.perf_counter()
     index = open_index(engine, folder)
     opened_s = time.perf_counter()
-    index.search(query, K)
+    index.search(queries[0], K)
     first_s = time.perf_counter() - opened_s
+    for sector in SECTORS_DEG.values():
+        for query in queries[:5]:
+            index.search(query, K, where=None if sector is None else {"azimuth_deg": sector})
     index.close()
-    return {
-        "open_s": opened_s - started_s,
-        "first_search_s": first_s,
-        "search_peak_memory_bytes": peak_memory_bytes(),
-        "imports_peak_memory_bytes": before_bytes,
-    }
-
-
-def peak_memory_bytes() -> int:
-    """Of this process so far; pages of mapped files count while they are in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"open_s": opened_s - started_s, "first_search_s": first_s, **memory.measured("search_")}
 
 
 def in_new_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -167,13 +178,13 @@ def compare(vectors: np.ndarray, queries: np.ndarray, engines: list[str], folder
     azimuths_deg = np.random.default_rng([seed, 1]).uniform(-180, 180, num_windows)
     folder.mkdir()
     vectors_path = folder / "vectors.npy"
-    np.save(vectors_path, vectors)
+    np.save(vectors_path, np.ascontiguousarray(vectors))
     builds: dict[str, dict[str, Any]] = {}
     for engine in engines:
         print(f"{num_windows:,} windows: building {engine}", file=sys.stderr)
         place = folder / engine.replace(" ", "-")
         builds[engine] = in_new_process(build, engine, place, vectors_path, azimuths_deg)
-        builds[engine] |= in_new_process(open_and_search, engine, place, queries[0])
+        builds[engine] |= in_new_process(open_and_search, engine, place, queries)
     flat = faiss.IndexFlatIP(DIMENSION)
     flat.add(vectors)
     indexes = {engine: open_index(engine, folder / engine.replace(" ", "-")) for engine in engines}
@@ -222,9 +233,9 @@ def print_builds(result: dict[str, Any]) -> None:
     """What building and opening took, on stderr."""
     for engine, built in result["builds"].items():
         print(
-            f"{engine}: built in {built['build_s']:.1f} s with {built['build_peak_memory_bytes'] / 1e9:.2f} GB, "
+            f"{engine}: built in {built['build_s']:.1f} s with {gigabytes(built, 'build_')}, "
             f"{built['num_bytes'] / 1e6:.0f} MB on disk; opened in {built['open_s']:.3f} s, first search "
-            f"{built['first_search_s']:.3f} s with {built['search_peak_memory_bytes'] / 1e9:.2f} GB; {built['search']}",
+            f"{built['first_search_s']:.3f} s, all filters with {gigabytes(built, 'search_')}; {built['search']}",
             file=sys.stderr,
         )
     overhead = result["exact_overhead"]
@@ -235,34 +246,51 @@ def print_builds(result: dict[str, Any]) -> None:
     )
 
 
-def vectors_of_size(size: int, num_queries: int, embeddings: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Windows and queries: synthetic, or real ones, of which the last are the queries."""
-    if embeddings is None:
+def gigabytes(built: dict[str, Any], prefix: str) -> str:
+    """Peak memory in words."""
+    private = built[f"{prefix}peak_private_bytes"]
+    own = "" if private is None else f" ({private / 1e9:.2f} GB without mapped files)"
+    return f"{built[f'{prefix}peak_memory_bytes'] / 1e9:.2f} GB{own}"
+
+
+def vectors_of_size(size: int, num_queries: int, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Windows and queries: synthetic, or real windows and sentences; without sentences the last windows are queries."""
+    if arguments.embeddings is None:
         rng = np.random.default_rng(size)
         return clustered(rng, size), clustered(rng, num_queries)
-    real = np.load(embeddings, mmap_mode="r")[: size + num_queries].astype(np.float32)
-    return real[:-num_queries], real[-num_queries:]
+    real = np.load(arguments.embeddings, mmap_mode="r").astype(np.float32)
+    if arguments.captions is None:
+        return real[: min(size, len(real) - num_queries)], real[-num_queries:]
+    import salm
+    from salm.manifest import read_scenes
+
+    captions = sorted({scene.spatial_captions[0] for scene in read_scenes(arguments.captions)})
+    chosen = np.random.default_rng(0).permutation(captions)[:num_queries].tolist()
+    return real[:size], salm.load(arguments.model).encode_text(chosen)
 
 
 def main() -> None:
     """Print one document for all sizes, as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000], help="numbers of windows")
+    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of windows [default: 10,000 and 100,000, or all]")
     parser.add_argument("--million", action="store_true", help="1,000,000 windows as well (about 6 GB of memory)")
     parser.add_argument("--queries", type=int, default=100, help="queries per engine and filter")
     parser.add_argument("--embeddings", type=Path, help="vectors.npy of `salm export`, instead of synthetic ones")
+    parser.add_argument("--captions", type=Path, help="scenes.jsonl whose spatial captions are the queries")
+    parser.add_argument("--model", default="salm-small", help="the model of both")
     parser.add_argument("--milvus-limit", type=int, default=100_000, help="largest size that milvus-lite is given")
     parser.add_argument("--folder", type=Path, help="where the indexes are made [default: a temporary folder]")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of to stdout")
     arguments = parser.parse_args()
     has_milvus = find_spec("pymilvus") is not None and find_spec("milvus_lite") is not None
     results = []
-    for size in [*arguments.sizes, *([1_000_000] if arguments.million else [])]:
+    sizes = arguments.sizes or ([10_000, 100_000] if arguments.embeddings is None else [sys.maxsize])
+    for size in [*sizes, *([1_000_000] if arguments.million else [])]:
+        vectors, queries = vectors_of_size(size, arguments.queries, arguments)
         engines = ["salm flat", "salm ivf"]
-        engines += ["milvus-lite flat", "milvus-lite ivf"] * (has_milvus and size <= arguments.milvus_limit)
-        vectors, queries = vectors_of_size(size, arguments.queries, arguments.embeddings)
+        engines += ["milvus-lite flat", "milvus-lite ivf"] * (has_milvus and len(vectors) <= arguments.milvus_limit)
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            results.append(compare(vectors, queries, engines, Path(folder) / "indexes", seed=size))
+            results.append(compare(vectors, queries, engines, Path(folder) / "indexes", len(vectors)))
         print_builds(results[-1])
     print_table([row for result in results for row in result["rows"]])
     machine = {"faiss_threads": faiss.omp_get_max_threads(), "cpu_cores": os.cpu_count(), "load": os.getloadavg()}
@@ -272,7 +300,7 @@ def main() -> None:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    vectors_are = "synthetic" if arguments.embeddings is None else arguments.embeddings.name
+    vectors_are = "synthetic" if arguments.embeddings is None else "windows of real sounds in simulated rooms"
     text = json.dumps({"results": results, "vectors": vectors_are, "machine": machine, "versions": versions}, indent=2)
     if arguments.json is None:
         print(text)

@@ -1,5 +1,7 @@
 """A writer that never stops: `python crash_writer.py INDEX`. What it commits depends on the generation alone.
 
+It prints what it is about to do ("add", "replace", "remove", "compact"), a line each, if its second argument is "tell".
+
 `python crash_writer.py INDEX read` is a reader beside it: it exits with 0 once it has checked several generations.
 """
 
@@ -35,7 +37,7 @@ def step(state: dict[str, tuple[int, int]], generation: int) -> tuple[str, str, 
         kind, path, num_windows = "add", "f1.wav", FIRST_WINDOWS
     elif generation % 5 == 4:
         kind, path, num_windows = "remove", max(state, key=lambda path: state[path][0]), 0
-    elif generation % 3 == 2:
+    elif generation % 3 == 2 and generation > 2:
         # After a compaction this is one of the large segment, which it then stays in as removed.
         kind, path, num_windows = "replace", max(state), generation % 7 + 1
     else:
@@ -109,4 +111,6 @@ if __name__ == "__main__":
         with Index.open(sys.argv[1]) as index:
             print("ready", flush=True)
             while True:
+                if sys.argv[2:] == ["tell"]:
+                    print(step(state_after(index.generation), index.generation + 1)[0], flush=True)
                 commit_next(index)
