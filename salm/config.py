@@ -51,6 +51,8 @@ class AudioEncoderConfig:
     """Sizes of each of the two HTSAT branches; `num_heads` and `depths` have one entry per stage.
 
     `branches` may name one of the two alone: the paper's SALM-s is "spatial", its LAION-CLAP baseline "semantic".
+    `arrival_channels` above 0 adds a learned weighting of the intensity vectors (`salm.models.arrival`), which the
+    paper does not have.
     """
 
     width: int = 96
@@ -58,6 +60,7 @@ class AudioEncoderConfig:
     num_heads: tuple[int, ...] = (4, 8, 16, 32)
     window: int = 8
     branches: tuple[str, ...] = BRANCHES
+    arrival_channels: int = 0
 
     def __post_init__(self) -> None:
         _check_numbers("audio", self)
@@ -101,7 +104,7 @@ class ModelConfig:
         _check_numbers("model", self)
 
 
-MAY_BE_ZERO = ("dropout",)
+MAY_BE_ZERO = ("dropout", "arrival_channels")
 """Numbers that need not be positive."""
 
 

@@ -1,6 +1,7 @@
 """Manifest, room responses and teacher -> batches for Lightning."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.config import FeatureConfig
+from salm.data.audio_teacher import AudioTeacher
 from salm.data.dataset import EpochSampler, Example, SceneDataset, collate
 from salm.data.device_scenes import DeviceScenes
 from salm.data.scene_mix import SceneMix
@@ -32,6 +34,8 @@ class SceneDataModule(lightning.LightningDataModule):
         turn_scenes: meet rendered scenes under the 16 exact symmetries of the field, with captions from templates;
             false: as they were rendered, with the captions that they came with (`salm captions`), as in the paper.
         teacher: `.npz` of an audio teacher's outputs for these sounds, or None to train without.
+        teacher_model: weights of that teacher (`AudioTeacher`), which then hears every training sound as it comes into
+            its scene, without the room: at another speed, filtered, beside another sound. Not with `on_device`.
         cache: folder for decoded sounds and room responses; safe to delete.
         num_rooms: simulated rooms, with three source positions each.
         rt60_s: shortest and longest reverberation time of the rooms.
@@ -43,6 +47,8 @@ class SceneDataModule(lightning.LightningDataModule):
             there. Every scene is then new, whatever `SceneMix.distinct` says, and `num_workers` makes nothing.
         num_workers: processes that make batches beside the training. `scene_workers`: processes that make the
             scenes that are kept, before the training; 0: this one makes them.
+        seed: of the split, the rooms and the scenes.
+        repetition: another number is another order of the same scenes, to see how far a score depends on that.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class SceneDataModule(lightning.LightningDataModule):
         validation_shards: str | None = None,
         turn_scenes: bool = True,
         teacher: str | None = None,
+        teacher_model: str | None = None,
         cache: str = ".cache/salm",
         num_rooms: int = 1_000,
         rt60_s: tuple[float, float] = (0.1, 0.8),
@@ -66,6 +73,7 @@ class SceneDataModule(lightning.LightningDataModule):
         num_workers: int = 1,
         scene_workers: int = 2,
         seed: int = 0,
+        repetition: int = 0,
     ) -> None:
         super().__init__()
         if (manifest is None) == (shards is None) or (shards is None) != (validation_shards is None):
@@ -75,12 +83,14 @@ class SceneDataModule(lightning.LightningDataModule):
             )
         self.manifest, self.shards, self.validation_shards = manifest, shards, validation_shards
         self.turn_scenes = turn_scenes
-        self.teacher, self.cache = teacher, Path(cache)
+        if teacher_model is not None and (teacher is None or on_device):
+            raise ConfigError("data.teacher_model: needs data.teacher, and does not go with data.on_device")
+        self.teacher, self.teacher_model, self.cache = teacher, teacher_model, Path(cache)
         self.num_rooms, self.rt60_s, self.mixes = num_rooms, rt60_s, tuple(mixes)
         self.batch_size, self.batches_per_epoch, self.num_workers, self.seed = (
             batch_size, batches_per_epoch, num_workers, seed,
         )  # fmt: skip
-        self.on_device = on_device
+        self.on_device, self.repetition = on_device, repetition
         if on_device and manifest is None:
             raise ConfigError("data.on_device: packed scenes are read, not made; leave it out, or set data.manifest")
         self.everyday_takes, self.scene_workers = everyday_takes, scene_workers
@@ -104,7 +114,8 @@ class SceneDataModule(lightning.LightningDataModule):
             self.validation = ShardedScenes(self.validation_shards or "", FeatureConfig(), augment=False)
             return
         train, held_out = split_by_group(read_dry_sounds(self.manifest), self.validation_share, self.seed)
-        scenes = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes)
+        hearing = None if self.teacher_model is None else AudioTeacher.load(self.teacher_model)
+        scenes = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes, hearing)
         if not self.on_device:
             with progress_on_stderr("making scenes") as progress:
                 scenes.keep_scenes(self.cache, num_workers=self.scene_workers, progress=progress)
@@ -153,9 +164,16 @@ class SceneDataModule(lightning.LightningDataModule):
         )
 
     def _dataset(
-        self, sounds: Sequence[DrySound], num_rooms: int, mixes: Sequence[SceneMix], seed: int, everyday_takes: int = 0
+        self,
+        sounds: Sequence[DrySound],
+        num_rooms: int,
+        mixes: Sequence[SceneMix],
+        seed: int,
+        everyday_takes: int = 0,
+        hearing: AudioTeacher | None = None,
     ) -> SceneDataset:
         teacher = read_teacher(self.teacher, sounds) if self.teacher else Teacher.silent(len(sounds))
+        teacher = replace(teacher, model=hearing)
         with progress_on_stderr("decoding sounds") as progress:
             bank = SoundBank.read(sounds, cache=self.cache, progress=progress)
         if everyday_takes:
@@ -164,7 +182,10 @@ class SceneDataModule(lightning.LightningDataModule):
             bank, teacher = bank + everyday, teacher.extended(len(everyday))
         rooms = self._rooms(num_rooms, seed)
         joint_batch = self.batch_size * self._world_size
-        return SceneDataset(bank, rooms, teacher, FeatureConfig(), mixes, batch_size=joint_batch, seed=seed)
+        return SceneDataset(
+            bank, rooms, teacher, FeatureConfig(), mixes,
+            batch_size=joint_batch, seed=seed, repetition=self.repetition if seed == self.seed else 0,
+        )  # fmt: skip
 
     def _rooms(self, num_rooms: int, seed: int) -> SrirBank:
         low, high = self.rt60_s

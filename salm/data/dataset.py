@@ -29,6 +29,7 @@ from salm.data.scene_mix import SceneMix
 from salm.data.sounds import SoundBank, Teacher
 from salm.data.store import Scene, SceneStore
 from salm.geometry import azimuth_elevation, foa_rotation, rotation_about, sector_index, unit_vector
+from salm.models.audio_encoder import FRAMES_PER_TOKEN
 from salm.models.htsat import IMAGE_FRAMES
 from salm.scenes.spatialize import add_sensor_noise, spatialize
 from salm.scenes.srir_bank import SrirBank
@@ -37,7 +38,7 @@ from salm.text.captions import has_direction_word, spatial_caption
 TURNS, AXIS_TURNS = quarter_turns(), axis_turns()
 LEVEL_SHIFT_DB = 6.0
 """Kept scenes are met up to this much louder or softer."""
-NUM_TIME_TOKENS = 32
+NUM_TIME_TOKENS = IMAGE_FRAMES // FRAMES_PER_TOKEN
 """Final tokens of a clip along time (`salm.models.htsat.time_tokens`)."""
 
 
@@ -64,11 +65,22 @@ class Example(NamedTuple):
     tags: Tensor
 
 
+class PlacedSound(NamedTuple):
+    """The field (4, samples) of a sound, its direction (3,), and what was played, without the room (samples,)."""
+
+    field: NDArray[np.float32]
+    direction: NDArray[np.float64]
+    dry: NDArray[np.float32]
+
+
 class SceneDataset(Dataset[Example]):
-    """Endless random scenes: item i depends on (seed, i) alone, for any i from 0; `EpochSampler` chooses them.
+    """Endless random scenes: item i depends on (seed, repetition, i) alone, for any i from 0.
+
+    `EpochSampler` chooses them.
 
     Args:
         bank: dry sounds. `rooms`: room responses. `teacher`: its outputs for the same sounds.
+        repetition: another number is another order of the same kept scenes, and other new ones.
         mixes: item i is made by `mixes[(i // batch_size) % len(mixes)]`, so that a batch has one number of sounds.
     """
 
@@ -82,10 +94,11 @@ class SceneDataset(Dataset[Example]):
         *,
         batch_size: int,
         seed: int,
+        repetition: int = 0,
     ) -> None:
         self.labels = bank.labels
         self.bank, self.rooms, self.teacher, self.mixes = bank, rooms, teacher, tuple(mixes)
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.repetition = batch_size, seed, repetition
         self.extractor = FeatureExtractor(features)
         self.features = features
         self.stores: dict[SceneMix, SceneStore] = {}
@@ -99,7 +112,7 @@ class SceneDataset(Dataset[Example]):
         self.weights = {mix: _cumulative(size ** (mix.balance - 1.0)) for mix in set(self.mixes)}
 
     def __getitem__(self, index: int) -> Example:
-        generator = np.random.default_rng((self.seed, index))
+        generator = self.generator(index)
         mix = self.mixes[(index // self.batch_size) % len(self.mixes)]
         if mix in self.stores:
             scene = self._vary(self.stores[mix][int(generator.integers(mix.distinct))], mix, generator)
@@ -108,8 +121,14 @@ class SceneDataset(Dataset[Example]):
         return Example(
             features=mask_mels(scene.features, mix.mask_mels, generator),
             spans=torch.tensor(token_spans(self.joints(mix), self.features.hop_samples)),
+            teacher=torch.from_numpy(scene.teacher),
+            tags=torch.from_numpy(scene.tags),
             **self.describe(scene.rows, scene.directions, generator),
         )
+
+    def generator(self, index: int) -> np.random.Generator:
+        """What item `index` is drawn from."""
+        return np.random.default_rng((self.seed, index, *([self.repetition] if self.repetition else [])))
 
     def describe(
         self, rows: NDArray[np.int64], directions: NDArray[np.float64], generator: np.random.Generator
@@ -126,8 +145,6 @@ class SceneDataset(Dataset[Example]):
                 spatial_caption(caption, float(a), float(e), generator)
                 for caption, a, e in zip(captions, azimuth, elevation, strict=True)
             ),
-            "teacher": torch.from_numpy(self.teacher.embeddings[rows]),
-            "tags": torch.from_numpy(self.teacher.tags[rows]),
         }
 
     def keep_scenes(self, cache: Path, *, num_workers: int, progress: Callable[[int, int], None] | None) -> None:
@@ -135,7 +152,8 @@ class SceneDataset(Dataset[Example]):
         for mix in dict.fromkeys(self.mixes):
             if mix.distinct:
                 names = hashlib.sha256("\n".join(str(sound.path) for sound in self.bank.sounds).encode()).hexdigest()
-                recipe = f"{mix.recipe()} {self.seed} {names} {self.rooms.offsets.sum()} {self.features}"
+                heard = self.teacher.model is not None
+                recipe = f"{mix.recipe()} {self.seed} {names} {self.rooms.offsets.sum()} {self.features} {heard}"
                 self.stores[mix] = SceneStore.create_or_resume(
                     cache, recipe, _Scenes(self, mix), mix.distinct, num_workers=num_workers, progress=progress
                 )
@@ -146,10 +164,13 @@ class SceneDataset(Dataset[Example]):
         joints = self.joints(mix)
         foa = np.empty((4, joints[-1]), dtype=np.float32)
         directions = np.empty((mix.num_sounds, 3))
+        teacher, tags = self.teacher.embeddings[rows], self.teacher.tags[rows]
         for number, row in enumerate(rows.tolist()):
-            part, directions[number] = self._place(row, joints[number + 1] - joints[number], mix, generator)
-            foa[:, joints[number] : joints[number + 1]] = part
-        return Scene(self.extractor(torch.from_numpy(foa)[None])[0], rows, directions)
+            heard = self._place(row, joints[number + 1] - joints[number], mix, generator)
+            foa[:, joints[number] : joints[number + 1]], directions[number] = heard.field, heard.direction
+            if self.teacher.model is not None:
+                teacher[number], tags[number] = self.teacher.listen(heard.dry)
+        return Scene(self.extractor(torch.from_numpy(foa)[None])[0], rows, directions, teacher, tags)
 
     def choose(self, mix: SceneMix, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """Random rows of the bank, balanced as the mix wants it."""
@@ -163,24 +184,24 @@ class SceneDataset(Dataset[Example]):
         turns = AXIS_TURNS if generator.random() < mix.any_axis else TURNS
         turn = turns[int(generator.integers(len(turns)))]
         features = shift_level(turn_maps(scene.features, turn), generator.uniform(-LEVEL_SHIFT_DB, LEVEL_SHIFT_DB))
-        return Scene(features, scene.rows, scene.directions @ turn.T)
+        return scene._replace(features=features, directions=scene.directions @ turn.T)
 
-    def _place(
-        self, row: int, length: int, mix: SceneMix, generator: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """One sound in a random room, turned at random, perhaps beside a fainter one: the field and its direction."""
+    def _place(self, row: int, length: int, mix: SceneMix, generator: np.random.Generator) -> PlacedSound:
+        """One sound in a random room, turned at random, perhaps beside a fainter one."""
         place = int(generator.integers(len(self.rooms)))
         turn = random_tilt(mix.tilt_deg, generator) @ random_symmetry(generator)
-        field = self._hear(row, place, turn, length, mix, generator)
+        field, dry = self._hear(row, place, turn, length, mix, generator)
         if generator.random() < mix.distractor:
             others = np.setdiff1d(np.flatnonzero(self.rooms.room_index == self.rooms.room_index[place]), place)
             other = int(generator.choice(others)) if len(others) else place
             row = int(self.choose(mix, 1, generator)[0])
             gain = 10 ** (-generator.uniform(*mix.distractor_db) / 20)
-            field += gain * self._hear(row, other, turn, length, mix, generator)
+            other_field, other_dry = self._hear(row, other, turn, length, mix, generator)
+            field, dry = field + gain * other_field, dry + gain * other_dry
         field *= 10 ** (generator.uniform(*mix.level_dbfs) / 20)
         field = add_sensor_noise(field, generator.uniform(*mix.snr_db), generator)
-        return field, turn @ unit_vector(self.rooms.azimuth_rad[place], self.rooms.elevation_rad[place])
+        direction = turn @ unit_vector(self.rooms.azimuth_rad[place], self.rooms.elevation_rad[place])
+        return PlacedSound(field, direction, dry)
 
     def _hear(
         self,
@@ -190,13 +211,16 @@ class SceneDataset(Dataset[Example]):
         length: int,
         mix: SceneMix,
         generator: np.random.Generator,
-    ) -> NDArray[np.float32]:
-        """The field (4, length) of one sound from one place; the root mean square of W is 1."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The field (4, length) of one sound from one place, and the dry sound (length,).
+
+        The root mean square of W is 1, and so is that of the dry sound.
+        """
         dry = change_speed(self.bank[row], generator.uniform(*mix.speed), SAMPLE_RATE_HZ)
         dry = recolour(excerpt(dry, length, generator), mix.colour_db, SAMPLE_RATE_HZ, generator)
         response = (foa_rotation(turn) @ self.rooms[place].response).astype(np.float32)
         field = spatialize(dry, response)[:, :length]
-        return field / max(float(np.sqrt(np.mean(field[0] ** 2))), 1e-9)
+        return field / _rms(field[0]), dry / _rms(dry)
 
 
 class _Scenes(Dataset[Scene]):
@@ -292,12 +316,16 @@ def random_tilt(deviation_deg: float, generator: np.random.Generator) -> NDArray
 
 def token_spans(joints: NDArray[np.int64], hop_samples: int) -> list[tuple[int, int]]:
     """Time tokens (first, end) that lie wholly between two joints; the last one may be partly padding."""
-    samples_per_token = IMAGE_FRAMES // NUM_TIME_TOKENS * hop_samples
+    samples_per_token = FRAMES_PER_TOKEN * hop_samples
     spans = []
     for start, end in pairwise(joints):
         last = NUM_TIME_TOKENS if end == joints[-1] else int(end // samples_per_token)
         spans.append((int(-(-start // samples_per_token)), last))
     return spans
+
+
+def _rms(samples: NDArray[np.float32]) -> float:
+    return max(float(np.sqrt(np.mean(np.square(samples)))), 1e-9)
 
 
 def _cumulative(weights: NDArray[np.float64]) -> NDArray[np.float64]:

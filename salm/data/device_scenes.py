@@ -56,7 +56,7 @@ class DeviceScenes:
 
     def batch(self, first: int, num_clips: int) -> Example:
         """The clips `first`, `first + 1`, ...; they depend on the seed, `first` and `num_clips` alone."""
-        generator = np.random.default_rng((self.scenes.seed, first))
+        generator = self.scenes.generator(first)
         noise = torch.Generator(self.device).manual_seed(int(generator.integers(2**63)))
         mix = self.scenes.mixes[(first // self.scenes.batch_size) % len(self.scenes.mixes)]
         joints = self.scenes.joints(mix)
@@ -69,6 +69,8 @@ class DeviceScenes:
         features = self.extractor(foa)
         directions = np.einsum("nij,nj->ni", placed.turns, self._directions(placed.places))
         truth = self.scenes.describe(placed.rows, directions, generator)
+        truth["teacher"] = torch.from_numpy(self.scenes.teacher.embeddings[placed.rows])
+        truth["tags"] = torch.from_numpy(self.scenes.teacher.tags[placed.rows])
         for name in ("doa", "labels", "sectors", "teacher", "tags"):
             truth[name] = truth[name].unflatten(0, (num_clips, mix.num_sounds)).to(self.device)
         return Example(

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from salm.errors import ConfigError
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """To be raised when scenes are made in another way: kept scenes of older recipes are then made anew."""
 MEETING_FIELDS = ("mask_mels", "any_axis", "distinct")
 """What varies the meetings with a kept scene, and not the scene."""

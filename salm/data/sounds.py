@@ -3,18 +3,21 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from salm.audio.io import SAMPLE_RATE_HZ, read_mono
+from salm.data.audio_teacher import AudioTeacher
 from salm.errors import ManifestError
 from salm.manifest import DrySound
 from salm.scenes.everyday import EVERYDAY_CAPTIONS, EVERYDAY_KINDS, everyday_sound
 
 FULL_SCALE = 32767.0
+HEARD_DBFS = -20.0
 FIRST_TRAINING_SEED = 1_000
 """Synthesised training sounds start here; demos and tests use smaller seeds."""
 
@@ -26,20 +29,37 @@ class Teacher:
     Attributes:
         embeddings: standardised to zero mean and unit variance per dimension, (sounds, width).
         tags: probabilities of the AudioSet classes, (sounds, 527).
+        mean, deviation: of each dimension before it was standardised, over the file, (width,).
+        model: the teacher itself, for what it says of sounds as they come into scenes: faster, filtered, mixed.
     """
 
     embeddings: NDArray[np.float32]
     tags: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    model: AudioTeacher | None = None
 
     @classmethod
     def silent(cls, num_sounds: int) -> "Teacher":
         """A teacher that says nothing, for training without one."""
-        return cls(np.zeros((num_sounds, 0), np.float32), np.zeros((num_sounds, 0), np.float32))
+        nothing = np.zeros((num_sounds, 0), np.float32)
+        return cls(nothing, nothing, nothing[:1].mean(axis=0), nothing[:1].mean(axis=0))
 
     def extended(self, num_sounds: int) -> "Teacher":
         """With as many further rows of NaN: sounds that the teacher has not heard."""
         unheard = [np.full((num_sounds, known.shape[1]), np.nan, np.float32) for known in (self.embeddings, self.tags)]
-        return Teacher(np.concatenate([self.embeddings, unheard[0]]), np.concatenate([self.tags, unheard[1]]))
+        embeddings, tags = np.concatenate([self.embeddings, unheard[0]]), np.concatenate([self.tags, unheard[1]])
+        return replace(self, embeddings=embeddings, tags=tags)
+
+    def listen(self, dry: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the model says of one dry sound (samples,): standardised embedding (width,) and tags (527,).
+
+        Whatever its level, the sound is heard at `HEARD_DBFS`.
+        """
+        assert self.model is not None
+        level = 10 ** (HEARD_DBFS / 20) / max(float(np.sqrt(np.mean(np.square(dry)))), 1e-9)
+        embedding, logits = (out[0].numpy() for out in self.model(torch.from_numpy(dry * np.float32(level))[None]))
+        return (embedding - self.mean) / self.deviation, 1.0 / (1.0 + np.exp(-logits))
 
 
 class SoundBank:
@@ -156,5 +176,6 @@ def read_teacher(path: str | Path, sounds: Sequence[DrySound]) -> Teacher:
                 f"{path}: nothing about {name}; the teacher must have heard every sound of the manifest"
             )
         wanted.append(rows[name])
-    embeddings = (embeddings - embeddings.mean(axis=0)) / (embeddings.std(axis=0) + 1e-6)
-    return Teacher(embeddings[wanted], 1.0 / (1.0 + np.exp(-logits[wanted])))
+    mean, deviation = embeddings.mean(axis=0), embeddings.std(axis=0) + 1e-6
+    standardised = (embeddings[wanted] - mean) / deviation
+    return Teacher(standardised, 1.0 / (1.0 + np.exp(-logits[wanted])), mean, deviation)

@@ -13,17 +13,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from salm.audio.features import NUM_MAPS
-
 SCENES_AT_A_TIME = 8
+STORED_AS = {
+    "features": np.float16,
+    "rows": np.int64,
+    "directions": np.float32,
+    "teacher": np.float16,
+    "tags": np.float16,
+}
 
 
 class Scene(NamedTuple):
-    """Feature maps of one clip, the sounds in it (rows of the sound bank) and the directions of each, (sounds, 3)."""
+    """One clip.
+
+    Attributes:
+        features: its maps.
+        rows: the sounds in it, as rows of the sound bank, (sounds,).
+        directions: of each, (sounds, 3).
+        teacher, tags: what the audio teacher says of each, (sounds, width) and (sounds, 527).
+    """
 
     features: Float[Tensor, "7 frames mels"]
     rows: NDArray[np.int64]
     directions: NDArray[np.float64]
+    teacher: NDArray[np.float32]
+    tags: NDArray[np.float32]
 
 
 class SceneStore:
@@ -34,15 +48,20 @@ class SceneStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.features = np.load(folder / "features.npy", mmap_mode="r")
-        self.rows, self.directions = np.load(folder / "rows.npy"), np.load(folder / "directions.npy")
+        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Scene._fields}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.arrays["rows"])
 
     def __getitem__(self, number: int) -> Scene:
-        features = torch.from_numpy(self.features[number].astype(np.float32))
-        return Scene(features, self.rows[number], self.directions[number].astype(np.float64))
+        stored = {name: np.array(array[number]) for name, array in self.arrays.items()}
+        return Scene(
+            torch.from_numpy(stored["features"].astype(np.float32)),
+            stored["rows"],
+            stored["directions"].astype(np.float64),
+            stored["teacher"].astype(np.float32),
+            stored["tags"].astype(np.float32),
+        )
 
     @classmethod
     def create_or_resume(
@@ -86,10 +105,8 @@ class SceneStore:
 def _allocate(folder: Path, first: Scene, count: int) -> None:
     """Empty files of the final size; `done.npy`, the last one, says that all are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    maps, sounds = (NUM_MAPS, *first.features.shape[1:]), len(first.rows)
-    open_memmap(folder / "features.npy", mode="w+", dtype=np.float16, shape=(count, *maps))
-    open_memmap(folder / "rows.npy", mode="w+", dtype=np.int64, shape=(count, sounds))
-    open_memmap(folder / "directions.npy", mode="w+", dtype=np.float32, shape=(count, sounds, 3))
+    for name, dtype in STORED_AS.items():
+        open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *getattr(first, name).shape))
     partial = folder / "done.partial.npy"
     np.save(partial, np.zeros(count, dtype=bool))
     partial.replace(folder / "done.npy")

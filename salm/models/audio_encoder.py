@@ -12,9 +12,12 @@ from torch.nn import functional
 from salm.audio.features import LOG_MEL_FLOOR_DB
 from salm.config import BRANCHES
 from salm.errors import ConfigError
+from salm.models.arrival import ArrivalPooling
 from salm.models.htsat import HTSAT, fold_image, time_tokens
 
 Tokens = Float[Tensor, "batch tokens width"]
+FRAMES_PER_TOKEN = 32
+"""Feature frames (10 ms) of a final token along time, in towers of four stages."""
 
 
 class CrossStitch(nn.Module):
@@ -81,6 +84,8 @@ class AudioEncoder(nn.Module):
         num_semantic_maps: leading maps that the semantic branch reads: 1 (log-mel of W) in SALM, 4 in PSELDNets.
         num_mels: mel bands of each map.
         branches: which of the two there are.
+        arrival_channels: width of the networks of `ArrivalPooling`, whose direction then stands behind the spatial
+            branch's vector; 0 is the paper's encoder, without it.
         width, depths, num_heads, window: sizes of each branch, see `HTSAT`.
     """
 
@@ -95,6 +100,7 @@ class AudioEncoder(nn.Module):
         num_semantic_maps: int = 1,
         num_mels: int = 64,
         branches: Sequence[str] = BRANCHES,
+        arrival_channels: int = 0,
     ) -> None:
         super().__init__()
         if not 1 <= num_semantic_maps <= num_maps:
@@ -113,6 +119,8 @@ class AudioEncoder(nn.Module):
         both = self.semantic is not None and self.spatial is not None
         self.stitches = nn.ModuleList(CrossStitch(stage_width) for stage_width in branch.stage_widths if both)
         self.out_width = branch.out_width
+        self.arrival = ArrivalPooling(arrival_channels) if arrival_channels and self.spatial is not None else None
+        self.spatial_width = self.out_width + (3 if self.arrival is not None else 0)
 
     def forward(self, features: Float[Tensor, "batch maps frames mels"]) -> tuple[Tokens, Tokens]:
         """Final, normalised tokens of the semantic and of the spatial branch, (batch, tokens, width) each."""
@@ -151,10 +159,18 @@ class AudioEncoder(nn.Module):
 
     def pool(
         self, features: Float[Tensor, "batch maps frames mels"]
-    ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch width"]]:
+    ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch spatial_width"]]:
         """The two branches' vectors before the projections: final tokens averaged over time and frequency."""
-        semantic, spatial = self(features)
-        return semantic.mean(dim=1), spatial.mean(dim=1)
+        semantic, spatial = (tokens.mean(dim=1) for tokens in self(features))
+        if self.arrival is not None:
+            spatial = self.with_arrival(spatial, self.arrival(features)[:, 0])
+        return semantic, spatial
+
+    def with_arrival(
+        self, spatial: Float[Tensor, "*batch width"], estimates: Float[Tensor, "*batch stages 3"]
+    ) -> Float[Tensor, "*batch spatial_width"]:
+        """The spatial branch's vectors with the last estimate behind them, as long as a vector of normed tokens."""
+        return torch.cat([spatial, estimates[..., -1, :].to(spatial.dtype) * math.sqrt(self.out_width)], dim=-1)
 
     def pool_mono(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch width"]:
         """Semantic vector of a log-mel map alone, as if the same pressure had arrived without any direction.
@@ -164,7 +180,7 @@ class AudioEncoder(nn.Module):
         """
         dipoles = (features - 10.0 * math.log10(3.0)).clamp_min(LOG_MEL_FLOOR_DB).expand(-1, 3, -1, -1)
         still = torch.zeros_like(dipoles)
-        return self.pool(torch.cat([features, dipoles, still], dim=1))[0]
+        return self(torch.cat([features, dipoles, still], dim=1))[0].mean(dim=1)
 
 
 def _num_processes() -> int:
@@ -178,3 +194,8 @@ def pool_spans(
     """Mean of final tokens over frequency and each span (first, end) of 0.32 s tokens: for training on joined clips."""
     in_time = time_tokens(tokens)
     return torch.stack([in_time[:, first:end].mean(dim=1) for first, end in spans], dim=1)
+
+
+def frame_spans(spans: Sequence[tuple[int, int]], num_frames: int) -> tuple[tuple[int, int], ...]:
+    """The feature frames (first, end) of spans of time tokens, within a clip of `num_frames`."""
+    return tuple((first * FRAMES_PER_TOKEN, min(end * FRAMES_PER_TOKEN, num_frames)) for first, end in spans)

@@ -78,7 +78,7 @@ def classification_loss(
     return functional.cross_entropy(_similarity(_normalize(audio), _normalize(prompts), scale), classes)
 
 
-def doa_loss(predicted: Float[Tensor, "batch 3"], target: Float[Tensor, "batch 3"]) -> Float[Tensor, ""]:
+def doa_loss(predicted: Float[Tensor, "*batch 3"], target: Float[Tensor, "*#batch 3"]) -> Float[Tensor, ""]:
     """Mean cosine distance of directions: 0 where they agree, 1 at a right angle, 2 where they are opposite."""
     return (1 - functional.cosine_similarity(predicted, target, dim=-1)).mean()
 
@@ -98,6 +98,7 @@ class LossWeights:
         scenes: zero-shot label and direction, "<label> from the <direction>", from the joint embedding.
         edited: the same after a change to another direction (equation 3), so that what a sound is stays in the
             semantic part.
+        arrival: as `doa`, of both estimates of the weighted intensity (`salm.models.arrival`).
     """
 
     semantic: float = 0.5
@@ -109,6 +110,7 @@ class LossWeights:
     labels: float = 0.0
     scenes: float = 0.0
     edited: float = 0.0
+    arrival: float = 0.0
 
 
 def _normalize(vectors: Tensor) -> Tensor:

@@ -50,8 +50,11 @@ class SALM(nn.Module):
         self.audio_encoder = audio_encoder
         self.text_encoder = text_encoder
         self.semantic_projection, self.spatial_projection = (
-            None if branch is None else Projection(audio_encoder.out_width, embedding_width, embedding_width)
-            for branch in (audio_encoder.semantic, audio_encoder.spatial)
+            None if branch is None else Projection(width, embedding_width, embedding_width)
+            for branch, width in (
+                (audio_encoder.semantic, audio_encoder.out_width),
+                (audio_encoder.spatial, audio_encoder.spatial_width),
+            )
         )
         self.text_projection = Projection(text_encoder.out_width, embedding_width, embedding_width)
         self.doa_head = Projection(embedding_width, 3, embedding_width)
@@ -68,7 +71,7 @@ class SALM(nn.Module):
         return self._project(self.semantic_projection, self.audio_encoder.pool_mono(features))
 
     def project_audio(
-        self, semantic: Float[Tensor, "*batch width"], spatial: Float[Tensor, "*batch width"]
+        self, semantic: Float[Tensor, "*batch width"], spatial: Float[Tensor, "*batch spatial_width"]
     ) -> AudioParts:
         """Embeddings and DOA from the two branches' pooled vectors."""
         semantic, spatial = (

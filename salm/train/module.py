@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from salm.config import BRANCHES
+from salm.config import BRANCHES, ModelConfig
 from salm.data.dataset import Example
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, direction_prompt
-from salm.models.audio_encoder import pool_spans
+from salm.models.audio_encoder import frame_spans, pool_spans
 from salm.models.builders import build_model
 from salm.models.losses import LossWeights, Targets
 from salm.models.salm import SALM
@@ -28,6 +29,7 @@ PAPER_LOSS = LossWeights()
 RARE_TAG_LOGIT = -5.0
 """Where the tags' logits start: a class is present in less than one sound of a hundred."""
 TEXTS_AT_A_TIME = 256
+FIRST_OF_SPATIAL = "spatial_projection.0.weight"
 
 
 class SalmTraining(lightning.LightningModule):
@@ -42,6 +44,7 @@ class SalmTraining(lightning.LightningModule):
         export_to: folder for the trained model.
         branches: of the audio tower; without one of them the model is the paper's SALM-s (["spatial"]) or its
             LAION-CLAP baseline (["semantic"]).
+        arrival_channels: width of the audio tower's `ArrivalPooling`, 0 for none; None: as in the model to start from.
         loss: weights of the objective's terms.
         targets: what items of the same meaning in a batch are, see `salm.models.losses`.
         learning_rate: peak rate of the audio side; the text side gets `text_rate_factor` of it.
@@ -69,6 +72,7 @@ class SalmTraining(lightning.LightningModule):
         start: str,
         export_to: str,
         branches: tuple[str, ...] = BRANCHES,
+        arrival_channels: int | None = None,
         loss: LossWeights = PAPER_LOSS,
         targets: Targets = "multi_positive",
         learning_rate: float = 1e-3,
@@ -91,9 +95,12 @@ class SalmTraining(lightning.LightningModule):
         if semantic_steps and set(branches) != set(BRANCHES):
             raise ConfigError(f"semantic_steps needs both branches, got {list(branches)}")
         checkpoint = load_checkpoint(start)
-        self.config = replace(checkpoint.config, audio=replace(checkpoint.config.audio, branches=tuple(branches)))
+        audio = replace(checkpoint.config.audio, branches=tuple(branches))
+        if arrival_channels is not None:
+            audio = replace(audio, arrival_channels=arrival_channels)
+        self.config = replace(checkpoint.config, audio=audio)
         self.tokenizer = checkpoint.tokenizer
-        self.model = _with_branches(checkpoint, tuple(branches)).train()
+        self.model = _rebuilt(checkpoint, self.config).train()
         self.text_towers = (self.model.text_encoder, self.model.text_projection)
         for tower in self.text_towers:
             tower.requires_grad_(not freeze_text)
@@ -125,10 +132,11 @@ class SalmTraining(lightning.LightningModule):
     def training_step(self, batch: Example, batch_index: int) -> Tensor:
         semantic_alone = self.global_step < self.semantic_steps
         captions = batch.captions if semantic_alone else (*batch.captions, *batch.spatial_captions)
-        semantic, spatial = self._pool(batch, semantic_alone)
+        semantic, spatial, arrival = self._pool(batch, semantic_alone)
         outcome = Outcome(
             semantic=semantic.flatten(0, 1),
             spatial=spatial.flatten(0, 1),
+            arrival=arrival.flatten(0, 1),
             captions=self.encode_texts(captions).unflatten(0, (-1, len(batch.captions))).transpose(0, 1),
             labels=batch.labels.flatten(),
             sectors=batch.sectors.flatten(),
@@ -164,16 +172,24 @@ class SalmTraining(lightning.LightningModule):
             self._fixed_texts[kind] = torch.cat([self.encode_texts(texts[i : i + TEXTS_AT_A_TIME]) for i in starts])
         return self._fixed_texts[kind]
 
-    def _pool(self, batch: Example, semantic_alone: bool) -> tuple[Tensor, Tensor]:
-        """Both branches' vectors (clips, sounds, width) of every sound."""
+    def _pool(self, batch: Example, semantic_alone: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Both branches' vectors (clips, sounds, width) of every sound, and the arrival's estimates."""
         spans = tuple((int(first), int(end)) for first, end in batch.spans)
+        encoder = self.model.audio_encoder
 
         def pool(image: Tensor) -> tuple[Tensor, Tensor]:
             semantic, spatial = self._image_tokens(image, semantic_alone=semantic_alone)
             return pool_spans(semantic, spans), pool_spans(spatial, spans)
 
-        semantic, spatial = zip(*self._in_pieces(pool, self.model.audio_encoder.image(batch.features)), strict=True)
-        return torch.cat(semantic), torch.cat(spatial)
+        semantic, spatial = map(torch.cat, zip(*self._in_pieces(pool, encoder.image(batch.features)), strict=True))
+        if encoder.arrival is None:
+            return semantic, spatial, spatial.new_zeros(*spatial.shape[:2], 0, 3)
+        if semantic_alone:
+            arrival = spatial.new_zeros(*spatial.shape[:2], 1, 3)
+        else:
+            frames = frame_spans(spans, batch.features.shape[2])
+            arrival = torch.cat(self._in_pieces(partial(encoder.arrival, spans=frames), batch.features))
+        return semantic, encoder.with_arrival(spatial, arrival), arrival
 
     def _in_pieces(self, tower: Callable[..., Any], *inputs: Tensor) -> list[Any]:
         """What a tower makes of its inputs, `micro_batch` rows at a time."""
@@ -240,15 +256,20 @@ class SalmTraining(lightning.LightningModule):
             save_checkpoint(self.export_to, self.model.cpu(), self.config, self.tokenizer)
 
 
-def _with_branches(checkpoint: Checkpoint, branches: tuple[str, ...]) -> SALM:
-    """The checkpoint's model, or the part of it that has these branches of the audio tower alone."""
-    if set(branches) == set(checkpoint.config.audio.branches):
+def _rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
+    """The checkpoint's model, or its weights in a model with fewer branches, or with an `ArrivalPooling` of its own."""
+    known, wanted = checkpoint.config.audio, config.audio
+    if wanted == known:
         return checkpoint.model
-    if not set(branches) <= set(checkpoint.config.audio.branches):
-        raise ConfigError(
-            f"branches {list(branches)}: the model to start from has only {list(checkpoint.config.audio.branches)}"
-        )
-    model = build_model(replace(checkpoint.config, audio=replace(checkpoint.config.audio, branches=branches)))
-    whole = checkpoint.model.state_dict()
-    model.load_state_dict({name: whole[name] for name in model.state_dict()})
+    if not set(wanted.branches) <= set(known.branches):
+        raise ConfigError(f"branches {list(wanted.branches)}: the model to start from has only {list(known.branches)}")
+    model = build_model(config)
+    old, state = checkpoint.model.state_dict(), model.state_dict()
+    for name, fresh in state.items():
+        if name in old and old[name].shape == fresh.shape:
+            state[name] = old[name]
+        elif name == FIRST_OF_SPATIAL:  # it reads the direction behind the branch's vector, or no longer does
+            width = model.audio_encoder.out_width
+            state[name] = torch.cat([old[name][:, :width], fresh[:, width:]], dim=1)
+    model.load_state_dict(state)
     return model

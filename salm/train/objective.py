@@ -30,13 +30,15 @@ class Outcome(NamedTuple):
 
     Attributes:
         semantic, spatial: vectors of the two branches before the projections.
+        arrival: the encoder's own estimates of the direction, none without `ArrivalPooling`.
         captions: text embeddings of the caption, and of the spatial caption where it is needed.
         labels, sectors: numbers. `doa`: unit vectors.
         teacher, tags: the audio teacher's outputs; NaN for sounds that it has not heard.
     """
 
     semantic: Float[Tensor, "sounds width"]
-    spatial: Float[Tensor, "sounds width"]
+    spatial: Float[Tensor, "sounds spatial_width"]
+    arrival: Float[Tensor, "sounds stages 3"]
     captions: Float[Tensor, "sounds kinds embedding"]
     labels: Int[Tensor, "sounds"]
     sectors: Int[Tensor, "sounds"]
@@ -115,6 +117,8 @@ class Objective:
         terms = {"joint": contrastive_loss(parts.joint, outcome.captions[:, 1], scale, same, self.targets)}
         if has_spatial:
             terms["doa"] = doa_loss(parts.doa, outcome.doa)
+        if self.weights.arrival and outcome.arrival.shape[1]:
+            terms["arrival"] = doa_loss(outcome.arrival, outcome.doa[:, None])
         if self.weights.prompts:
             prompts = heads.prompts()
             located = (parts.joint, parts.spatial) if has_spatial else (parts.joint,)

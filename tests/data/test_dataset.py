@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -142,10 +144,36 @@ def test_a_distractor_is_added_at_its_level_and_changes_nothing_else(dry_folder,
     alone, beside = SceneMix(**still), SceneMix(**still, distractor=1.0)
     scenes = SceneDataset(bank, rooms, teacher, FeatureConfig(), [alone, beside], batch_size=1, seed=0)
     for seed in range(4):
-        field, direction = scenes._place(0, 24_000, alone, np.random.default_rng(seed))
-        crowded, same = scenes._place(0, 24_000, beside, np.random.default_rng(seed))
-        np.testing.assert_array_equal(direction, same)
-        level_db = 10 * np.log10(np.mean((crowded - field)[0] ** 2))
-        assert level_db == pytest.approx(-32, abs=0.1)
-        elsewhere = np.corrcoef((crowded - field)[0], field[0])[0, 1]
-        assert abs(elsewhere) < 0.9
+        single = scenes._place(0, 24_000, alone, np.random.default_rng(seed))
+        crowded = scenes._place(0, 24_000, beside, np.random.default_rng(seed))
+        np.testing.assert_array_equal(single.direction, crowded.direction)
+        added = crowded.field - single.field
+        assert 10 * np.log10(np.mean(added[0] ** 2)) == pytest.approx(-32, abs=0.1)
+        assert abs(np.corrcoef(added[0], single.field[0])[0, 1]) < 0.9
+        assert 20 * np.log10(np.std(crowded.dry - single.dry) / np.std(single.dry)) == pytest.approx(-12, abs=0.1)
+
+
+def test_the_teacher_hears_what_comes_into_the_scene(dry_folder, dry_sounds, rooms, tmp_path):
+    """With a model, each sound's target is what that says of the dry sound, distractor and all, at one level."""
+    heard = []
+
+    def model(samples):
+        heard.append(samples)
+        return torch.full((1, 384), 2.0), torch.zeros(1, 527)
+
+    known = read_teacher(dry_folder / "teacher.npz", dry_sounds)
+    mix = SceneMix(num_sounds=2, distractor=1.0, distractor_db=(3, 3), speed=(1.2, 1.2), mask_mels=0)
+    bank = SoundBank.read(dry_sounds, cache=tmp_path)
+    scenes = SceneDataset(bank, rooms, replace(known, model=model), FeatureConfig(), [mix], batch_size=1, seed=0)
+    item = scenes[0]
+    assert [samples.shape for samples in heard] == [(1, 120_000)] * 2
+    for samples in heard:
+        assert 20 * np.log10(float(samples.square().mean().sqrt())) == pytest.approx(-20, abs=0.1)
+    expected = torch.from_numpy((2.0 - known.mean) / known.deviation)
+    torch.testing.assert_close(item.teacher, expected.expand(2, -1))
+    torch.testing.assert_close(item.tags, torch.full((2, 527), 0.5))
+    generator = np.random.default_rng((0, 0))
+    rows = scenes.choose(mix, 2, generator)
+    placed = scenes._place(int(rows[0]), 120_000, mix, generator)
+    similarity = np.corrcoef(placed.dry, heard[0][0].numpy())[0, 1]
+    assert similarity == pytest.approx(1.0, abs=1e-4)

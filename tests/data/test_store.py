@@ -34,7 +34,9 @@ class Numbers(torch.utils.data.Dataset):
         if number == self.last:
             raise KeyboardInterrupt
         self.asked.append(number)
-        return Scene(torch.full((7, 5, 4), float(number)), np.full(2, number), np.full((2, 3), float(number)))
+        shapes = {"directions": (2, 3), "teacher": (2, 4), "tags": (2, 6)}
+        told = {name: np.full(shape, float(number)) for name, shape in shapes.items()}
+        return Scene(torch.full((7, 5, 4), float(number)), np.full(2, number), **told)
 
 
 def test_an_interrupted_store_makes_only_what_is_missing(tmp_path):
@@ -67,6 +69,8 @@ def test_kept_scenes_are_those_that_would_be_made_anew(dataset):
     torch.testing.assert_close(store[3].features, again.features, atol=0.1, rtol=1e-3)
     np.testing.assert_allclose(store[3].directions, again.directions, atol=1e-6)
     np.testing.assert_array_equal(store[3].rows, again.rows)
+    np.testing.assert_allclose(store[3].teacher, again.teacher, atol=1e-2)
+    np.testing.assert_allclose(store[3].tags, again.tags, atol=1e-2)
 
 
 def test_items_are_kept_scenes_under_a_symmetry_with_their_directions(dataset):

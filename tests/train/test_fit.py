@@ -15,6 +15,7 @@ from salm.errors import ConfigError
 from salm.models.builders import salm_tiny
 from salm.scenes.dataset_writer import simulate_dataset
 from salm.train.cli import main
+from salm.train.module import SalmTraining
 from salm.weights.checkpoint import load_checkpoint
 
 
@@ -113,6 +114,23 @@ def test_steps_of_the_semantic_branch_alone_leave_the_others_alone(configure, tm
     for part, should_change in {"semantic": True, "stitches": True, "spatial": False}.items():
         assert any(name.startswith(f"audio_encoder.{part}.") for name in changed) == should_change
     assert not any(name.startswith("text_") for name in changed)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_can_add_the_weighted_intensity(configure, tmp_path, start):
+    """The rest of the model starts as it was; the new networks have a term of their own and are exported."""
+    module = SalmTraining(start=str(start), export_to=str(tmp_path), arrival_channels=4)
+    before, given = load_file(start / "model.safetensors"), module.model.state_dict()
+    width = module.model.audio_encoder.out_width
+    for name, value in before.items():
+        known = given[name][:, :width] if name == "spatial_projection.0.weight" else given[name]
+        torch.testing.assert_close(known, value, msg=name)
+    main(["fit", "--config", configure(1, "arrival", arrival_channels=4, loss={"arrival": 1.0})])
+    checkpoint = load_checkpoint(tmp_path / "arrival/export")
+    assert checkpoint.config.audio.arrival_channels == 4
+    assert checkpoint.model.spatial_projection[0].in_features == width + 3
+    (metrics,) = (tmp_path / "arrival").rglob("metrics.csv")
+    assert "train/arrival" in metrics.read_text().splitlines()[0].split(",")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -41,6 +41,7 @@ def outcome(heads):
     return Outcome(
         semantic=torch.randn(SOUNDS, width),
         spatial=torch.randn(SOUNDS, width),
+        arrival=torch.zeros(SOUNDS, 0, 3),
         captions=torch.randn(SOUNDS, 2, heads.model.embedding_width),
         labels=torch.arange(SOUNDS) % LABELS,
         sectors=torch.arange(SOUNDS) % len(SECTORS),
@@ -61,6 +62,15 @@ def test_the_edited_term_asks_for_each_sound_from_another_direction(heads, outco
     edited = heads.model.edit_direction(parts.semantic, parts.spatial, heads.directions[wanted])
     expected = classification_loss(edited, heads.texts["scenes"], scale, outcome.labels * len(SECTORS) + wanted)
     torch.testing.assert_close(value, expected)
+
+
+def test_the_arrival_term_is_the_mean_over_both_estimates(heads, outcome):
+    estimates = torch.nn.functional.normalize(torch.randn(SOUNDS, 2, 3), dim=-1)
+    objective = Objective(LossWeights(arrival=3.0), "multi_positive", (0, 1), 0)
+    assert "arrival" not in objective.terms(outcome, heads, semantic_alone=False)
+    value = objective.terms(outcome._replace(arrival=estimates), heads, semantic_alone=False)["arrival"]
+    cosines = [(estimates[:, stage] * outcome.doa).sum(dim=-1) for stage in (0, 1)]
+    torch.testing.assert_close(value, 1 - torch.cat(cosines).mean())
 
 
 def test_only_the_meaning_counts_while_the_semantic_branch_is_alone(heads, outcome):

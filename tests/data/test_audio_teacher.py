@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from salm.audio.io import SAMPLE_RATE_HZ, read_mono
-from salm.errors import AudioFormatError, CheckpointError
-from salm.train.audio_teacher import (
+from salm.data.audio_teacher import (
     MAX_FREQUENCY_HZ,
     NUM_TAGS,
     TEACHER_RATE_HZ,
     AudioTeacher,
     kaldi_mel_filterbank,
 )
+from salm.errors import AudioFormatError, CheckpointError
 
 
 def noise(batch: int, duration_s: float) -> torch.Tensor:
