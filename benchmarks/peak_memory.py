@@ -22,6 +22,10 @@ class PeakMemory:
         if self._is_watched:
             threading.Thread(target=self._watch, daemon=True).start()
 
+    def resident_bytes(self) -> int | None:
+        """What is in memory now."""
+        return status_bytes("VmRSS") if self._is_watched else None
+
     def measured(self, prefix: str) -> dict[str, int | None]:
         """The two peaks; outside Linux the first alone, which there may hold that of the parent process."""
         self._stop.set()

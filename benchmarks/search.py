@@ -2,12 +2,11 @@
 
 python benchmarks/search.py --json benchmarks/results/search.json    # 10,000 and 100,000; --million adds 1,000,000
 
-The vectors are synthetic: 512 numbers, unit norm, clustered around 1,000 centres. Or they are real, and so are the
-queries, sentences about recordings that are in the index:
+The vectors are synthetic: 512 numbers, unit norm, clustered around 1,000 centres; or those of an archive (--embeddings
+with the vectors.npy of `salm export`), of which the last are the queries; or the frozen test scenes as salm-small
+embeds them, each also moved to the other seven directions, and sentences about them as queries:
 
-salm simulate ../shared/data/sounds/train/manifest.csv --out scenes --positions 1
-salm index scenes --out scenes.index && salm export scenes.index --out exported
-python benchmarks/search.py --embeddings exported/vectors.npy --captions scenes/scenes.jsonl
+python benchmarks/search.py --scenes ../shared/data --json benchmarks/results/search_real.json
 
 Every window has an azimuth, drawn evenly, and the filters are sectors of it. Each index is built in a process of its
 own, and opened and searched in another, with every filter. Of both the peak memory is measured as Linux counts it:
@@ -35,26 +34,15 @@ import faiss
 import numpy as np
 from peak_memory import PeakMemory
 from salm_index import Index, MilvusIndex
+from search_vectors import clustered, exported, real
 
 DIMENSION = 512
-NUM_CENTRES = 1000
-SPREAD = 0.8
 K = 10
 BATCH_WINDOWS = 8192
 SECTORS_DEG = {"none": None, "180 deg": (-90.0, 90.0), "45 deg": (22.5, 67.5), "4 deg": (43.0, 47.0)}
 COLUMNS = ("windows", "filter", "engine", "recall@10", "median ms", "p95 ms")
 
 Search = Callable[[np.ndarray], list[int]]
-
-
-def clustered(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Unit vectors of shape (count, 512) around the same centres every time."""
-    centres = np.random.default_rng(0).standard_normal((NUM_CENTRES, DIMENSION), dtype=np.float32)
-    vectors = rng.standard_normal((count, DIMENSION), dtype=np.float32)
-    vectors *= SPREAD
-    vectors += centres[rng.integers(0, NUM_CENTRES, count)]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
 
 
 def make_index(engine: str, folder: Path) -> Index | MilvusIndex:
@@ -253,22 +241,6 @@ def gigabytes(built: dict[str, Any], prefix: str) -> str:
     return f"{built[f'{prefix}peak_memory_bytes'] / 1e9:.2f} GB{own}"
 
 
-def vectors_of_size(size: int, num_queries: int, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Windows and queries: synthetic, or real windows and sentences; without sentences the last windows are queries."""
-    if arguments.embeddings is None:
-        rng = np.random.default_rng(size)
-        return clustered(rng, size), clustered(rng, num_queries)
-    real = np.load(arguments.embeddings, mmap_mode="r").astype(np.float32)
-    if arguments.captions is None:
-        return real[: min(size, len(real) - num_queries)], real[-num_queries:]
-    import salm
-    from salm.manifest import read_scenes
-
-    captions = sorted({scene.spatial_captions[0] for scene in read_scenes(arguments.captions)})
-    chosen = np.random.default_rng(0).permutation(captions)[:num_queries].tolist()
-    return real[:size], salm.load(arguments.model).encode_text(chosen)
-
-
 def main() -> None:
     """Print one document for all sizes, as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -276,17 +248,25 @@ def main() -> None:
     parser.add_argument("--million", action="store_true", help="1,000,000 windows as well (about 6 GB of memory)")
     parser.add_argument("--queries", type=int, default=100, help="queries per engine and filter")
     parser.add_argument("--embeddings", type=Path, help="vectors.npy of `salm export`, instead of synthetic ones")
-    parser.add_argument("--captions", type=Path, help="scenes.jsonl whose spatial captions are the queries")
-    parser.add_argument("--model", default="salm-small", help="the model of both")
+    parser.add_argument("--scenes", type=Path, help="folder with sounds/test: the frozen scenes, and sentences")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"), help="folder for these scenes")
+    parser.add_argument("--model", default="salm-small", help="what embeds them")
     parser.add_argument("--milvus-limit", type=int, default=100_000, help="largest size that milvus-lite is given")
     parser.add_argument("--folder", type=Path, help="where the indexes are made [default: a temporary folder]")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of to stdout")
     arguments = parser.parse_args()
     has_milvus = find_spec("pymilvus") is not None and find_spec("milvus_lite") is not None
     results = []
-    sizes = arguments.sizes or ([10_000, 100_000] if arguments.embeddings is None else [sys.maxsize])
+    is_synthetic = arguments.embeddings is None and arguments.scenes is None
+    sizes = arguments.sizes or ([10_000, 100_000] if is_synthetic else [sys.maxsize])
     for size in [*sizes, *([1_000_000] if arguments.million else [])]:
-        vectors, queries = vectors_of_size(size, arguments.queries, arguments)
+        if arguments.scenes is not None:
+            vectors, queries, origin = real(arguments.scenes, arguments.cache, arguments.model, arguments.queries)
+            vectors = vectors[:size]
+        elif arguments.embeddings is not None:
+            vectors, queries, origin = exported(arguments.embeddings, size, arguments.queries)
+        else:
+            vectors, queries, origin = clustered(size, arguments.queries)
         engines = ["salm flat", "salm ivf"]
         engines += ["milvus-lite flat", "milvus-lite ivf"] * (has_milvus and len(vectors) <= arguments.milvus_limit)
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -300,8 +280,7 @@ def main() -> None:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    vectors_are = "synthetic" if arguments.embeddings is None else "windows of real sounds in simulated rooms"
-    text = json.dumps({"results": results, "vectors": vectors_are, "machine": machine, "versions": versions}, indent=2)
+    text = json.dumps({"results": results, "vectors": origin, "machine": machine, "versions": versions}, indent=2)
     if arguments.json is None:
         print(text)
     else:
