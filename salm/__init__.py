@@ -26,11 +26,11 @@ __all__ = [
 ]
 
 
-def load(name_or_path: Any = "salm-small", *, device: Any = None) -> "Embedder":
+def load(name_or_path: Any = "salm-small", *, device: Any = None, precision: Any = "float32") -> "Embedder":
     """Load a bundled model by name, a checkpoint folder, or a Hugging Face repository; see `salm.embedder.load`."""
     from salm.embedder import load as load_embedder
 
-    return load_embedder(name_or_path, device=device)
+    return load_embedder(name_or_path, device=device, precision=precision)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from salm.config import FeatureConfig
 from salm.errors import AudioFormatError, ConfigError
 from salm.geometry import azimuth_elevation
 from salm.models.salm import SALM
+from salm.models.tuned import Precision, tuned_model
 from salm.progress import progress_on_stderr
 from salm.results import EncodedWindow
 
 Embedding = Literal["joint", "semantic", "spatial"]
 EMBEDDINGS: tuple[Embedding, ...] = ("joint", "semantic", "spatial")
 PARTS = ("semantic", "spatial", "joint", "doa")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 OnError = Callable[[int, AudioFormatError], None]
 """Called with the number of a recording that cannot be used, which is then left out."""
 
@@ -45,13 +49,16 @@ class WindowEncoder:
     """A model behind its features: encodes the windows of many recordings in their order.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; later changes of its audio tower's weights have no effect.
         features: what it reads.
         device: where the model is.
+        precision: of the audio tower, see `salm.models.tuned`.
     """
 
-    def __init__(self, model: SALM, features: FeatureConfig, device: torch.device) -> None:
-        self.model, self.device = model, device
+    def __init__(
+        self, model: SALM, features: FeatureConfig, device: torch.device, precision: Precision = "float32"
+    ) -> None:
+        self.model, self.device = tuned_model(model, precision), device
         self.features = FeatureExtractor(features).to(device)
 
     def windows(
@@ -97,12 +104,34 @@ class WindowEncoder:
     def _encode(self, windows: Sequence[Window]) -> dict[str, Tensor]:
         length = self.features.config.clip_samples
         samples = np.stack([fit_window(window.samples, length) for window in windows])
+        if self.device.type != "cpu":
+            return self._encode_together(samples)
+        clips = map_on_threads(self._encode_together, np.split(samples, len(samples)))
+        return {name: torch.cat([clip[name] for clip in clips]) for name in clips[0]}
+
+    def _encode_together(self, samples: np.ndarray) -> dict[str, Tensor]:
         with torch.inference_mode():
             features = self.features(torch.from_numpy(samples).to(self.device))
             if features.shape[1] == 1:
                 return {"semantic": self.model.encode_semantic(features).float().cpu()}
             parts = self.model.encode_audio(features)
             return {name: getattr(parts, name).float().cpu() for name in PARTS}
+
+
+def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Results in the order of `items`, each item on one of as many threads as torch may use.
+
+    A clip then stays in its core's cache, its result does not depend on the others, and cores need not wait for each
+    other after every operation: twice as fast on a busy machine. One item alone uses all threads.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) == 1:
+        return [function(item) for item in items]
+    try:
+        with ThreadPoolExecutor(min(threads, len(items)), initializer=lambda: torch.set_num_threads(1)) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(threads)  # what a thread sets for itself, threads to come take for theirs
 
 
 def window_batches(

@@ -8,12 +8,14 @@ configuration (HTSAT-tiny, 48 kHz, no fusion), its feature extractor inside of t
 of samples to 16 bit. The weights are the converted `ClapModel`'s, from `folder/tower.pt`.
 """
 
-from types import SimpleNamespace
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from laion_clap.clap_module.htsat import HTSAT_Swin_Transformer
 
 from benchmarks.peers.measure import Encoder, Settings, serve
 
@@ -25,6 +27,9 @@ BUFFERS = (".relative_position_index", ".attn_mask", ".num_batches_tracked")
 
 def load(settings: Settings) -> Encoder:
     """Tower and projection with the weights of `folder/tower.pt`."""
+    _skip_package_code("laion_clap", "laion_clap.clap_module")
+    from laion_clap.clap_module.htsat import HTSAT_Swin_Transformer
+
     tower: Any = HTSAT_Swin_Transformer(config=CONFIG).eval()
     state = torch.load(settings.folder / "tower.pt", weights_only=True)
     found = tower.load_state_dict(state["tower"], strict=False)
@@ -54,6 +59,22 @@ def load(settings: Settings) -> Encoder:
         return projection(tower.forward_features(image)["embedding"])
 
     return Encoder("clips_48k.npy", features, embed)
+
+
+def _skip_package_code(*names: str) -> None:
+    """Enter packages that download tokenizers when they are imported, so that their modules can be had offline."""
+    folder = None
+    for name in names:
+        if folder is None:
+            spec = find_spec(name)
+            if spec is None or not spec.submodule_search_locations:
+                raise ModuleNotFoundError(f"{name} is not installed in {sys.executable}")
+            folder = Path(spec.submodule_search_locations[0])
+        else:
+            folder = folder / name.rpartition(".")[2]
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules.setdefault(name, package)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 The semantic branch has the weights of the `ClapModel` in `folder/clap`, converted by `salm.weights.convert` (kept in
 `folder/tower.pt`, so that this process needs no transformers), and reads CLAP's log-mel map at 48 kHz: SALM's feature
-extractor at that rate, with CLAP's filterbank in place of its own.
+extractor at that rate, with CLAP's filterbank in place of its own. All run as `salm.load(..., precision=...)` runs
+them: `tuned_model`, clip by clip on the threads there are; "autocast" is the same as "bf16" and left out.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,16 +19,21 @@ from salm.models.audio_encoder import MapNorm
 from salm.models.builders import build_model, named_config
 from salm.models.htsat import HTSAT, fold_image, stretch_time
 from salm.models.salm import Projection
+from salm.models.tuned import Precision, tuned_branch, tuned_model
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
+from salm.window_encoder import map_on_threads
 
 CLAP_FEATURES = FeatureConfig(sample_rate_hz=48_000, hop_samples=480, min_frequency_hz=50.0, max_frequency_hz=14_000.0)
 SMALL_TEXT = TextEncoderConfig(vocabulary_size=100, width=32, depth=1, num_heads=2, hidden_width=32, max_tokens=8)
 """The text tower takes no part here, and would hide the audio tower's memory."""
+PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def load(settings: Settings) -> Encoder:
     """`clap-size`, or the audio side of a named SALM model."""
+    if settings.precision not in PRECISIONS:
+        raise ValueError(f"SALM has no {settings.precision}")
     return clap_size(settings) if settings.name == "clap-size" else dual_encoder(settings)
 
 
@@ -38,20 +45,17 @@ def clap_size(settings: Settings) -> Encoder:
     norm.norm.load_state_dict({key[4:]: value for key, value in state["tower"].items() if key.startswith("bn0.")})
     htsat.load_state_dict({key: value for key, value in state["tower"].items() if not key.startswith("bn0.")})
     projection.load_state_dict(state["projection"])
-    dtype = _dtype(settings)
-    norm.to(settings.device)
-    htsat.to(settings.device, dtype)
-    projection.to(settings.device)
-    extractor = FeatureExtractor(CLAP_FEATURES)
-    extractor.mel_weights = torch.from_numpy(np.load(settings.folder / "clap_mels.npy").T.astype(np.float32).copy())
-    extractor.to(settings.device)
+    for part in (norm, htsat, projection):
+        part.to(settings.device)
+    branch = tuned_branch(htsat, PRECISIONS[settings.precision])
+    mel_weights = torch.from_numpy(np.load(settings.folder / "clap_mels.npy").astype(np.float32))
+    extractor = FeatureExtractor(CLAP_FEATURES, mel_weights).to(settings.device)
 
     def embed(logmel: torch.Tensor) -> torch.Tensor:
-        # `ClapTowers.embed_audio` in its steps: only the transformer is cast, decibels need fp32.
-        image = fold_image(stretch_time(norm(logmel.transpose(-1, -2))))
-        return projection(htsat(image.to(dtype)).mean(dim=1).float())
+        # `ClapTowers.embed_audio` in its steps.
+        return projection(branch(fold_image(stretch_time(norm(logmel.transpose(-1, -2))))).mean(dim=1))
 
-    return Encoder(
+    return _encoder(
         "clips_48k.npy", lambda clips: extractor(torch.from_numpy(clips[:, None]).to(settings.device)), embed
     )
 
@@ -65,24 +69,35 @@ def dual_encoder(settings: Settings) -> Encoder:
         config = replace(named_config(settings.name), text=SMALL_TEXT)
         torch.manual_seed(0)  # the same weights in every precision
         model, features = build_model(config).eval(), config.features
-    model.to(settings.device)
-    encoder, dtype = model.audio_encoder, _dtype(settings)
-    for part in (encoder.semantic, encoder.spatial, encoder.stitches):
-        if part is not None:
-            part.to(dtype)
+    tuned = tuned_model(model.to(settings.device), PRECISIONS[settings.precision])
     extractor = FeatureExtractor(features).to(settings.device)
-
-    def embed(maps: torch.Tensor) -> torch.Tensor:
-        # `SALM.encode_audio` in its steps, with the two branches alone cast.
-        tokens = encoder.image_tokens(encoder.image(maps).to(dtype))
-        semantic, spatial = (branch.mean(dim=1).float() for branch in tokens)
-        return model.project_audio(semantic, spatial).joint
-
-    return Encoder("clips_24k.npy", lambda clips: extractor(torch.from_numpy(clips).to(settings.device)), embed)
+    return _encoder(
+        "clips_24k.npy",
+        lambda clips: extractor(torch.from_numpy(clips).to(settings.device)),
+        lambda maps: tuned.encode_audio(maps).joint,
+    )
 
 
-def _dtype(settings: Settings) -> torch.dtype:
-    return torch.bfloat16 if settings.precision == "bf16" else torch.float32
+def _encoder(
+    clips: str, features: Callable[[np.ndarray], torch.Tensor], embed: Callable[[torch.Tensor], torch.Tensor]
+) -> Encoder:
+    """Both steps for a batch: of a CPU's, one clip after the other on each thread, as `WindowEncoder` does."""
+
+    def embed_batch(maps: torch.Tensor) -> torch.Tensor:
+        return embed(maps) if maps.device.type != "cpu" else _each(embed, maps)
+
+    def embed_samples(samples: np.ndarray) -> torch.Tensor:
+        return _each(lambda clip: embed(features(clip)), samples)
+
+    return Encoder(clips, features, embed_batch, embed_samples)
+
+
+def _each(function: Callable, clips: np.ndarray | torch.Tensor) -> torch.Tensor:
+    def run(place: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return function(clips[place : place + 1])
+
+    return torch.cat(map_on_threads(run, range(len(clips))))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from salm.embedder import load
+from salm.errors import ConfigError
+from salm.window_encoder import map_on_threads
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_items_run_on_threads_of_their_own_in_order(two_threads):
+    meet = threading.Barrier(2, timeout=30)  # passed only by two at once
+
+    def square(number):
+        if number < 2:
+            meet.wait()
+        return number**2, torch.get_num_threads()
+
+    assert map_on_threads(square, range(5)) == [(number**2, 1) for number in range(5)]
+    assert torch.get_num_threads() == 2
+    seen = []
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen == [2]
+    assert map_on_threads(lambda number: torch.get_num_threads(), [0]) == [2]  # one item alone has all threads
+
+
+def test_an_error_comes_through_and_leaves_the_threads(two_threads):
+    with pytest.raises(ZeroDivisionError):
+        map_on_threads(lambda number: 1 // number, [1, 0])
+    assert torch.get_num_threads() == 2
+
+
+def test_bfloat16_vectors_are_those_of_float32_but_for_rounding(tiny_checkpoint, make_scene):
+    clips = [make_scene(3.0, 50.0 * number, number) for number in range(3)]
+    exact, rounded = (load(tiny_checkpoint, precision=name) for name in ("float32", "bfloat16"))
+    assert rounded.precision == "bfloat16"
+    for embedding in ("joint", "semantic", "spatial"):
+        first, second = (
+            model.encode_audio(clips, sample_rate=24_000, embedding=embedding) for model in (exact, rounded)
+        )
+        assert np.sum(first * second, axis=1).min() > 0.999
+        assert not np.array_equal(first, second)
+        again = rounded.encode_audio(clips[::-1], sample_rate=24_000, embedding=embedding, batch_size=2)
+        np.testing.assert_array_equal(again[::-1], second)
+    assert exact.model_id == rounded.model_id
+
+
+def test_unknown_precision_is_refused(tiny_checkpoint):
+    with pytest.raises(ConfigError, match="unknown precision 'half'; expected one of float32, bfloat16"):
+        load(tiny_checkpoint, precision="half")
