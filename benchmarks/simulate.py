@@ -7,7 +7,8 @@ that arrives within the reverberation time (pyroomacoustics: the order that its 
 `salm`, which takes the nearest 2,500 and continues them with its diffuse tail: that is what scenes are made with.
 pyroomacoustics' FOA microphone is an omnidirectional one and three figures of eight in one place, which is SN3D.
 
-- `pyroomacoustics, flat`: walls without frequency dependence, its fastest setting; `7 bands`: octave bands, as SALM.
+- `pyroomacoustics, flat`: walls without frequency dependence, its fastest setting; `7 bands`: octave bands and air.
+- `salm all images`: octave bands and air; `salm flat all images`: neither, as `pyroomacoustics, flat`.
 - `torchrir flat`: if it is installed (`pip install "torchrir>=3"`), at pyroomacoustics' order, walls as in `flat`.
 
 The error is that of SALM's images (no tail, no air) against pyroomacoustics' response, all four channels, in the band
@@ -62,7 +63,10 @@ def absorption_of(rt60_s: float) -> tuple[float, int]:
 
 
 def salm_response(rt60_s: float, *, tail: bool, air: bool = True) -> np.ndarray:
-    """(4, taps) of SALM: 2,500 images and the tail, or all images that arrive within the reverberation time."""
+    """(4, taps) of SALM: 2,500 images and the tail, or all images that arrive within the reverberation time.
+
+    Without air all octave bands are alike here, and SALM computes one.
+    """
     room = Room.uniform(SIZE_M, absorption_of(rt60_s)[0])
     generator = np.random.default_rng(0) if tail else None
     options: dict[str, Any] = {} if tail else {"max_images": ALL_IMAGES}
@@ -140,10 +144,12 @@ def runs_of(rt60_s: float, dry: np.ndarray) -> dict[str, Callable[[], Any]]:
     runs: dict[str, Callable[[], Any]] = {
         "response, salm": lambda: salm_response(rt60_s, tail=True),
         "response, salm all images": lambda: salm_response(rt60_s, tail=False),
+        "response, salm flat all images": lambda: salm_response(rt60_s, tail=False, air=False),
         "response, pyroomacoustics flat": lambda: pra_response(rt60_s, bands=False),
         "response, pyroomacoustics 7 bands": lambda: pra_response(rt60_s, bands=True),
         "scene, salm": lambda: spatialize(dry, salm_response(rt60_s, tail=True)),
         "scene, salm all images": lambda: spatialize(dry, salm_response(rt60_s, tail=False)),
+        "scene, salm flat all images": lambda: spatialize(dry, salm_response(rt60_s, tail=False, air=False)),
         "scene, pyroomacoustics flat": lambda: foa_room(rt60_s, bands=False, signal=dry).simulate(),
         "convolution alone, salm": lambda: spatialize(dry, response),
     }
@@ -198,7 +204,8 @@ def main() -> None:
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), file=sys.stderr)
     print(f"error against pyroomacoustics in the common band, dB: {errors}", file=sys.stderr)
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    machine: dict[str, Any] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    machine["load_average_at_end"] = os.getloadavg()
     settings = {"size_m": SIZE_M, "rate_hz": RATE_HZ, "scene_s": SCENE_S, "threads": arguments.threads}
     bars = {"error_db": BAR_DB, "times_at_0.4_s": BAR_TIMES}
     document = {"rows": rows, "error_db": errors, "bars": bars, "settings": settings, "machine": machine}

@@ -50,7 +50,7 @@ def demo(
 
 
 def _write_scenes(folder: Path, sounds: Path | None, quiet: bool) -> "list[Scene]":
-    console.require_extra("scenes", "simulating rooms", "pyroomacoustics", "scipy")
+    console.require_extra("scenes", "simulating rooms", "scipy")
     from salm.cli.demo_scenes import everyday_sounds, recorded_sounds, write_demo_scenes
     from salm.cli.indexing import find_recordings
 

@@ -95,7 +95,6 @@ def write_demo_scenes(folder: Path, sounds: Sequence[DemoSound], progress: Progr
     Raises:
         SceneError: the folder holds something else.
         AudioFormatError: a sound cannot be read, or is silent.
-        DependencyError: pyroomacoustics is not installed.
     """
     versions = {"version": RECIPE_VERSION, "salm": salm.__version__}
     recipe = {"made_by": "salm demo"} | versions | {"sounds": [sound.identity for sound in sounds]}

@@ -41,7 +41,7 @@ def simulate(
         raise typer.BadParameter(
             "the rooms are those of the bank; leave out --rt60 and --receiver", param_hint="--srirs"
         )
-    console.require_extra("scenes", "simulating rooms", *(["pyroomacoustics"] if srirs is None else []), "scipy")
+    console.require_extra("scenes", "simulating rooms", "scipy")
     from salm.manifest import read_dry_sounds
     from salm.scenes.dataset_writer import simulate_dataset
     from salm.scenes.srir_bank import SrirBank

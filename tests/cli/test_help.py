@@ -61,7 +61,7 @@ def test_usage_errors_are_one_line(arguments: list[str], words: list[str], run: 
 def test_a_missing_extra_is_named(environment: dict[str, str], tmp_path: Path) -> None:
     code = (
         "import sys, importlib.util as u; real = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name in ('lightning', 'pyroomacoustics') else real(name, *rest)\n"
+        "u.find_spec = lambda name, *rest: None if name in ('lightning', 'scipy') else real(name, *rest)\n"
         "sys.argv = ['salm', *sys.argv[1:]]\n"
         "from salm.cli.app import main; main()"
     )
