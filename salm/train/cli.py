@@ -1,4 +1,4 @@
-"""`salm train fit` (Lightning's own command line over our two modules), `salm train text` and `salm train balance`."""
+"""`salm train fit` (Lightning's own command line over our two modules), `salm train text`, `phrasing` and `balance`."""
 
 import argparse
 import os
@@ -12,31 +12,35 @@ from salm.errors import ConfigError, DependencyError
 from salm.models.builders import build_model, named_config
 from salm.progress import progress_on_stderr
 
+PHRASING_KEYS = {"start", "export_to", "manifest", "corpora"}
 TEXT_KEYS = {"size", "corpora", "teacher", "cache", "export_to"}
 USAGE = """salm train text --config configs/salm-small-text.yaml   teach the text tower from caption corpora
 salm train fit --config configs/salm-small.yaml          train the whole model; run again to resume
+salm train phrasing --config configs/salm-small-phrasing.yaml   the text tower again: other words, same meaning
 salm train balance --config configs/salm-small-balance.yaml   weigh what and where on held-out sounds
 
 Every key of a configuration of fit can be overridden, e.g. --trainer.max_epochs 2; salm train fit --help lists them."""
 
 
 def main(arguments: list[str]) -> None:
-    """Run `fit` or another of Lightning's subcommands, `text` or `balance`.
+    """Run `fit` or another of Lightning's subcommands, `text`, `phrasing` or `balance`.
 
     Raises:
-        ConfigError: unknown subcommand, or a bad configuration of `text` or `balance`.
+        ConfigError: unknown subcommand, or a bad configuration of one of ours.
         DependencyError: the train extra is not installed.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE + "\n")
     elif arguments[0] == "text":
         train_text(arguments[1:])
+    elif arguments[0] == "phrasing":
+        train_phrasing(arguments[1:])
     elif arguments[0] == "balance":
         train_balance(arguments[1:])
     elif arguments[0] in ("fit", "validate"):
         fit(arguments)
     else:
-        raise ConfigError(f"salm train {arguments[0]}: unknown; expected fit, validate, text or balance")
+        raise ConfigError(f"salm train {arguments[0]}: unknown; expected fit, validate, text, phrasing or balance")
 
 
 def fit(arguments: list[str]) -> None:
@@ -113,6 +117,36 @@ def train_text(arguments: list[str]) -> None:
         )
     save_checkpoint(settings["export_to"], model, config, tokenizer)
     sys.stdout.write(f"{settings['export_to']}: text tower, last loss {float(losses[-50:].mean()):.4f}\n")
+
+
+def train_phrasing(arguments: list[str]) -> None:
+    """Teach a trained model's text tower further phrasings of what it knows, and write the model."""
+    from salm.data.corpora import read_corpora
+    from salm.manifest import read_dry_sounds
+    from salm.train.phrasing import Phrasing, PhrasingBatches
+    from salm.train.text import train_text_tower
+    from salm.weights.checkpoint import load_checkpoint, save_checkpoint
+
+    settings = _settings("phrasing", "Teach the text tower further phrasings of what it knows.", arguments)
+    if not PHRASING_KEYS <= set(settings) <= PHRASING_KEYS | {"phrasing"}:
+        raise ConfigError(f"salm train phrasing: expected the keys {', '.join(sorted(PHRASING_KEYS | {'phrasing'}))}")
+    phrasing = from_mapping(Phrasing, settings.get("phrasing", {}), "phrasing")
+    checkpoint = load_checkpoint(settings["start"])
+    labels = sorted({sound.label for sound in read_dry_sounds(settings["manifest"])})
+    batches = PhrasingBatches(
+        checkpoint.model, checkpoint.tokenizer, labels, read_corpora(settings["corpora"]), phrasing
+    )
+    with progress_on_stderr("phrasings") as progress:
+        losses = train_text_tower(
+            checkpoint.model,
+            checkpoint.tokenizer,
+            batches,
+            phrasing.training,
+            progress=lambda step, _: progress and progress(step, phrasing.training.num_steps),
+        )
+    save_checkpoint(settings["export_to"], checkpoint.model, checkpoint.config, checkpoint.tokenizer)
+    first, last = float(losses[:20].mean()), float(losses[-20:].mean())
+    sys.stdout.write(f"{settings['export_to']}: distance to the plain sentences {first:.4f}, at the end {last:.4f}\n")
 
 
 def sentence_teacher(name: str) -> Path | str:

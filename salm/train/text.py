@@ -8,7 +8,7 @@ normalised sum of both, which is what equation 2 asks of the audio side as well.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,12 +154,15 @@ class SentenceBatches:
 def train_text_tower(
     model: SALM,
     tokenizer: Tokenizer,
-    batches: SentenceBatches,
+    batches: Iterable[tuple[list[str], Tensor]],
     training: TextTraining,
     *,
     progress: Callable[[int, float], None] | None = None,
 ) -> Float[Tensor, "steps"]:
     """Fit the model's text encoder and projection to the batches' targets; returns the loss of every step.
+
+    Args:
+        batches: endless: sentences, and the embeddings that they should have.
 
     Loss: 1 - cosine. AdamW, linear warm-up, cosine decay; `progress` is called with step and loss.
     """

@@ -102,7 +102,9 @@ def test_a_training_on_scenes_made_on_its_device_is_resumed(configure, tmp_path)
 
 
 def test_unknown_subcommand_is_refused():
-    with pytest.raises(ConfigError, match="salm train dance: unknown; expected fit, validate, text or balance"):
+    with pytest.raises(
+        ConfigError, match="salm train dance: unknown; expected fit, validate, text, phrasing or balance"
+    ):
         main(["dance"])
 
 
