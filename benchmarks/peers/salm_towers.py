@@ -33,7 +33,7 @@ PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16"}
 def load(settings: Settings) -> Encoder:
     """`clap-size`, or the audio side of a named SALM model."""
     if settings.precision not in PRECISIONS:
-        raise ValueError(f"SALM has no {settings.precision}")
+        raise ValueError(f"SALM has no {settings.precision}: bf16 weights are cast once")
     return clap_size(settings) if settings.name == "clap-size" else dual_encoder(settings)
 
 

@@ -33,6 +33,18 @@ MinScenes = Annotated[
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep nothing in .salm-eval beside the manifest.")]
 
 
+class Precision(StrEnum):
+    """Precisions of the audio tower."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="Of the audio tower; bfloat16 is faster, and nothing of it is kept.")
+]
+
+
 class Phrasing(StrEnum):
     """Wordings of the label-and-sector queries."""
 
@@ -60,6 +72,7 @@ def evaluate_and_show(
     model: console.ModelName = "salm-small",
     json_file: JsonFile = None,
     figures: FigureFolder = None,
+    precision: PrecisionOption = Precision.FLOAT32,
     no_cache: NoCache = False,
     quiet: console.Quiet = False,
 ) -> None:
@@ -71,10 +84,10 @@ def evaluate_and_show(
 
     if figures is not None:
         make_figure_folder(figures)
+    cache = not no_cache and precision == Precision.FLOAT32  # what is kept does not say its precision
+    loaded = salm.load(model, precision=precision.value)
     with progress_on_stderr("evaluating", quiet=quiet) as progress:
-        gallery, results = evaluate(
-            scenes, salm.load(model), evaluations, cache=not no_cache, progress=progress, **own_options
-        )
+        gallery, results = evaluate(scenes, loaded, evaluations, cache=cache, progress=progress, **own_options)
     content = document(gallery, results, shlex.join(["salm", *sys.argv[1:]]))
     if json_file == Path("-"):
         typer.echo(json_text(content))

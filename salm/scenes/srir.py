@@ -1,8 +1,9 @@
 """First-order Ambisonics room responses (SRIRs) of shoebox rooms, and a bank of many.
 
 Image sources (`image_sources`) give the first wavefronts; each is encoded with its delay (windowed sinc), its distance,
-its direction (`geometry.foa_gains`) and the absorption of walls and air per octave band. After the nearest few thousand images a tail of noise takes over, whose power in every band and channel is that of
-the images it stands for (their density is known, and `Room.decay_rates` says what the walls leave of them).
+its direction (`geometry.foa_gains`) and the absorption of walls and air per octave band. After the nearest few thousand
+images a tail of noise takes over, whose power in every band and channel is that of the images it stands for (their
+density is known, and `Room.decay_rates` says what the walls leave of them).
 
 Scale and time: every response is multiplied by its source's distance, so that the direct sound is exactly
 `foa_gains(azimuth, elevation)`, at sample `DIRECT_S * sample_rate`.
