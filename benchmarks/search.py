@@ -74,7 +74,7 @@ def build(engine: str, folder: Path, vectors_path: Path, azimuths_deg: np.ndarra
         stats = index.stats()
     return {
         "kind": stats.kind,
-        "search": stats.search,
+        "search": stats.search.replace(f"{folder.parent}{os.sep}", ""),
         "build_s": time.perf_counter() - started_s,
         "num_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         **memory.measured("build_"),

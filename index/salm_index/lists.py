@@ -63,6 +63,10 @@ def write_lists(path: Path, vectors: FlatVectors, recall: float, forced: bool) -
         quantizer, vectors.dimension, num_lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     index.cp.min_points_per_centroid = 1
+    # `on_gpus` keeps the memory of `clustering_index` alive.
+    on_gpus = _on_gpus(quantizer)
+    if on_gpus is not None:
+        index.clustering_index = on_gpus
     index.train(vectors.take(np.sort(rest[: TRAINED_PER_LIST * num_lists]), READ_AT_ONCE))
     for _, block in vectors.blocks(READ_AT_ONCE):
         index.add(block)
@@ -73,6 +77,12 @@ def write_lists(path: Path, vectors: FlatVectors, recall: float, forced: bool) -
     with path.open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     return ListsRecord(file=files.record(path), num_lists=num_lists, **tuned._asdict())
+
+
+def _on_gpus(quantizer: Any) -> Any:
+    """A quantizer on all GPUs, where k-means spends its time; None without faiss-gpu or without a GPU."""
+    faiss = load_faiss()
+    return faiss.index_cpu_to_all_gpus(quantizer) if faiss.get_num_gpus() else None
 
 
 class Lists:

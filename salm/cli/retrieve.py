@@ -42,11 +42,15 @@ def retrieve(
         str | None, typer.Option("--azimuth", help="Found azimuth: a direction word, or LO:HI, counter-clockwise.")
     ] = None,
     elevation: Annotated[str | None, typer.Option("--elevation", help="Found elevation, LO:HI in degrees.")] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", help="Windows that reach into LO:HI, in seconds of their recording.")
+    ] = None,
     path: Annotated[
         str | None, typer.Option("--path", help="Shell pattern of the recordings, such as '*/yard/*'.")
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option("--where", metavar="NAME=VALUE", help="Metadata; may be given several times.")
+        list[str] | None,
+        typer.Option("--where", metavar="NAME=VALUE", help="Metadata; a range is [LO,HI]. May be repeated."),
     ] = None,
     per_recording: Annotated[bool, typer.Option("--per-recording", help="Of each recording its best window.")] = False,
     convention: console.Convention = "ambix",
@@ -62,7 +66,7 @@ def retrieve(
 
     part: Any = "what" if anywhere else "where" if only_direction else "all"
     looked_for = Query(query, like, direction, part, convention)  # type: ignore[arg-type]
-    conditions = window_filter(azimuth=azimuth, elevation=elevation, path=path, metadata=where or ())
+    conditions = window_filter(azimuth=azimuth, elevation=elevation, time=time, path=path, metadata=where or ())
     hits = search_index(place, looked_for, k, model, where=conditions, per_recording=per_recording)
     if as_json:
         console.print_json([hit_to_json(hit) for hit in hits])

@@ -61,13 +61,14 @@ def hit_to_json(hit: Hit) -> dict[str, Any]:
 
 
 def window_filter(
-    *, azimuth: str | None, elevation: str | None, path: str | None, metadata: Sequence[str]
+    *, azimuth: str | None, elevation: str | None, time: str | None = None, path: str | None, metadata: Sequence[str]
 ) -> dict[str, Any]:
     """Conditions of an index's `where` from what a user writes.
 
     Args:
         azimuth: a direction word for its 45 degrees, or "LO:HI" in degrees, counter-clockwise from LO to HI.
         elevation: "LO:HI" in degrees.
+        time: "LO:HI" in seconds; windows that reach into it.
         path: shell pattern.
         metadata: "NAME=VALUE" each; a value that is JSON (a number, true) is read as such.
 
@@ -79,6 +80,11 @@ def window_filter(
         where["azimuth_deg"] = _range("azimuth", azimuth) if ":" in azimuth else _sector_range(azimuth)
     if elevation is not None:
         where["elevation_deg"] = _range("elevation", elevation)
+    if time is not None:
+        low_s, high_s = _range("time", time, "seconds")
+        if low_s > high_s:
+            raise ConfigError(f"time: expected LO:HI with LO up to HI, got {time!r}")
+        where |= {"start_s": (None, high_s), "end_s": (low_s, None)}
     if path is not None:
         where["path"] = path
     for condition in metadata:
@@ -92,11 +98,11 @@ def window_filter(
     return where
 
 
-def _range(name: str, text: str) -> tuple[float, float]:
+def _range(name: str, text: str, unit: str = "degrees") -> tuple[float, float]:
     try:
         low, high = (float(end) for end in text.split(":"))
     except ValueError as error:
-        raise ConfigError(f"{name}: expected LO:HI in degrees, such as 22.5:67.5, got {text!r}") from error
+        raise ConfigError(f"{name}: expected LO:HI in {unit}, such as 22.5:67.5, got {text!r}") from error
     return low, high
 
 

@@ -70,6 +70,8 @@ def test_filters(run: Run, index: Path, tiny: Path) -> None:
     common = ("salm-retrieve", QUERY, "--index", index, "--model", tiny, "--json")
     assert {Path(hit["path"]).name for hit in run(*common, "--path", "*/deep/*").json} == {"c.ogg"}
     every = run(*common).json
+    late = run(*common, "--time", "10.5:11").json
+    assert [(Path(hit["path"]).name, hit["start_s"]) for hit in late] == [("long.wav", 5.0)]
     some = run(*common, "--azimuth", "0:180").json
     assert [hit["path"] for hit in some] == [hit["path"] for hit in every if 0 <= hit["azimuth_deg"] <= 180]
     nothing = run("salm-retrieve", QUERY, "--index", index, "--model", tiny, "--path", "nowhere")
@@ -87,6 +89,8 @@ def test_conditions_from_words() -> None:
         "take": 3,
         "x": "a=b",
     }
+    timed = window_filter(azimuth=None, elevation=None, time="60:90.5", path=None, metadata=["n=[1,5]"])
+    assert timed == {"start_s": (None, 90.5), "end_s": (60.0, None), "n": [1, 5]}
     assert window_filter(azimuth="-20:20", elevation=None, path=None, metadata=()) == {"azimuth_deg": (-20.0, 20.0)}
 
 
@@ -96,6 +100,8 @@ def test_conditions_from_words() -> None:
         ({"azimuth": "upwards"}, DirectionError, "no direction in 'upwards'"),
         ({"azimuth": "1:2:3"}, ConfigError, "azimuth: expected LO:HI in degrees"),
         ({"elevation": "high"}, ConfigError, "elevation: expected LO:HI"),
+        ({"time": "noon"}, ConfigError, "time: expected LO:HI in seconds"),
+        ({"time": "20:10"}, ConfigError, "time: expected LO:HI with LO up to HI"),
         ({"metadata": ["dog"]}, ConfigError, "expected NAME=VALUE, such as label=dog, got 'dog'"),
     ],
 )

@@ -92,12 +92,32 @@ def test_lists_are_made_without_the_mapped_vectors(flat: FlatVectors, tmp_path: 
     assert sum(sizes) >= 4 * COUNT  # a sample, all of them, the held-out ones, the exact search
 
 
+def test_k_means_runs_on_gpus_where_there_are_some(flat: FlatVectors, tmp_path: Path, monkeypatch: Any) -> None:
+    import faiss
+
+    class Watched(faiss.IndexFlatIP):  # type: ignore[misc]
+        pass
+
+    made: list[Any] = []
+
+    def to_gpus(quantizer: Any) -> Any:
+        made.append(Watched(quantizer.d))
+        return made[-1]
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_gpus, raising=False)
+    record = write_lists(tmp_path / "lists.faiss", flat, 0.9, forced=True)
+    assert record is not None and record.recall >= 0.9
+    (on_gpus,) = made
+    # The centroids of the last round stay in the index that k-means assigned with.
+    assert on_gpus.ntotal == record.num_lists
+
+
 def test_compacting_and_verifying_do_not_touch_the_mapped_vectors(
     make_index: Callable[..., Index], monkeypatch: Any
 ) -> None:
     index = make_index(300)
     index.remove([f"clip{number}.wav" for number in range(200, 300)])
-    make_index(5, folder="b.index", start_s=20.0, end_s=30.0)
     searched = index.search(np.ones(index.dimension), k=300)
     for part in index._current.parts:
         width = part.segment.vectors.dimension
