@@ -1,12 +1,13 @@
-"""How much the spatial part counts in the joint embedding, settled on held-out sounds after the training.
+"""What the semantic and the spatial part say of directions in the joint embedding, settled after the training.
 
 Training sounds are known by heart, held-out ones are not: there the joint embedding tells directions apart less well
-than the spatial one, because its semantic part, unsure of the sound, also leans towards some direction. A larger weight
-s of equation 2 (E_JA = E_ASe + s * E_ASp) mends that.
+than the spatial one, because its semantic part, unsure of the sound, also leans towards some direction. First the
+semantic part loses all that tells the eight prompts apart; if that is not enough, as measured on held-out sounds, the
+weight s of equation 2 (E_JA = E_ASe + s * E_ASp) grows.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 from salm.data.datamodule import SceneDataModule
 from salm.data.dataset import collate
 from salm.geometry import SECTORS, azimuth_elevation, border_distance, direction_prompt, sector_index
+from salm.models.salm import Projection
 from salm.progress import Progress
 from salm.weights.checkpoint import Checkpoint
 
@@ -62,6 +64,20 @@ class Balance(NamedTuple):
     joint: dict[float, float]
 
 
+@torch.no_grad()
+def make_neutral(projection: Projection, prompts: Float[Tensor, "8 width"]) -> None:
+    """Change the last layer of the semantic projection so that its embedding fits all directions' prompts equally well.
+
+    Whatever the sound, the product of the embedding with every normalised prompt is then the same.
+    """
+    prompts = functional.normalize(prompts, dim=-1)
+    _, _, basis = torch.linalg.svd(prompts - prompts.mean(dim=0), full_matrices=False)
+    basis = basis[: len(SECTORS) - 1]  # the last one spans nothing: the differences add up to zero
+    last: Any = projection[-1]
+    for values in (last.weight, last.bias):
+        values -= basis.T @ (basis @ values)
+
+
 def choose_factor(
     heard: Heard,
     weight: Float[Tensor, "width"],
@@ -91,12 +107,15 @@ def choose_factor(
 
 @torch.inference_mode()
 def balance(checkpoint: Checkpoint, settings: BalanceSettings, progress: Progress | None = None) -> Balance:
-    """Measure on validation scenes, and multiply the model's s by the chosen factor."""
+    """Make the model's semantic part neutral, measure on validation scenes, and multiply s by the chosen factor."""
     data = SceneDataModule(
         manifest=settings.manifest, cache=settings.cache, num_rooms=settings.num_rooms, rt60_s=settings.rt60_s
     )
     data.setup()
     model = checkpoint.model
+    prompts = model.encode_text(*checkpoint.tokenizer([direction_prompt(sector) for sector in SECTORS]))
+    assert model.semantic_projection is not None
+    make_neutral(model.semantic_projection, prompts)
     parts, doa = [], []
     for start in range(0, settings.num_scenes, data.batch_size):
         batch = collate([data.validation[start + number] for number in range(data.batch_size)])
@@ -111,7 +130,6 @@ def balance(checkpoint: Checkpoint, settings: BalanceSettings, progress: Progres
         torch.cat([part.spatial for part in parts])[clear],
         torch.from_numpy(sector_index(azimuth_rad))[clear],
     )
-    ids, mask = checkpoint.tokenizer([direction_prompt(sector) for sector in SECTORS])
-    found = choose_factor(heard, model.spatial_weight, model.encode_text(ids, mask), settings.tolerance)
+    found = choose_factor(heard, model.spatial_weight, prompts, settings.tolerance)
     model.spatial_weight.mul_(found.factor)
     return found

@@ -1,4 +1,4 @@
-"""The weight of the spatial part, chosen on held-out sounds."""
+"""The semantic part without directions, and the weight of the spatial part, chosen on held-out sounds."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ import yaml
 from safetensors.torch import load_file
 
 from salm.errors import ConfigError
-from salm.train.balance import FACTORS, Heard, choose_factor
+from salm.models.salm import Projection
+from salm.train.balance import FACTORS, Heard, choose_factor, make_neutral
 from salm.train.cli import main
 
 SCENES, WIDTH = 80, 16
@@ -40,6 +41,20 @@ def test_a_worse_joint_embedding_is_tolerated_up_to_the_given_share():
     assert choose_factor(one_leans, torch.ones(WIDTH), torch.eye(8, WIDTH), 0.0).factor == 1.25
 
 
+def test_a_neutral_semantic_part_fits_all_directions_equally_well():
+    torch.manual_seed(0)
+    projection, prompts, pooled = Projection(12, WIDTH, WIDTH), torch.randn(8, WIDTH), torch.randn(5, 12)
+    normalised = torch.nn.functional.normalize(prompts, dim=-1)
+    before = projection(pooled)
+    assert (before @ normalised.T).std(dim=-1).min() > 1e-2
+    make_neutral(projection, prompts)
+    after = projection(pooled)
+    assert (after @ normalised.T).std(dim=-1).max() < 1e-5
+    differences = normalised - normalised.mean(dim=0)
+    across = torch.eye(WIDTH) - torch.linalg.pinv(differences) @ differences
+    torch.testing.assert_close(after @ across, before @ across, msg="what has nothing to do with directions stays")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_command_writes_the_model_with_the_new_weight(start, dry_folder, tmp_path, capsys):
     settings = {
@@ -57,6 +72,9 @@ def test_the_command_writes_the_model_with_the_new_weight(start, dry_folder, tmp
     factor = float(capsys.readouterr().out.split(": ")[1].split(" times")[0])
     before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "balanced"))
     for name, value in before.items():
+        if name.startswith("semantic_projection.2."):
+            assert not torch.equal(after[name], value)
+            continue
         expected = value * factor if name == "spatial_weight" else value
         torch.testing.assert_close(after[name].float(), expected.float(), rtol=1e-3, atol=1e-4, msg=name)
     config.write_text(yaml.safe_dump(settings | {"colour": "red"}))
