@@ -116,11 +116,16 @@ class Lists:
             queries: shape (count, dimension).
             k: at most `MAX_K`, up to which the recall was measured.
             places: search only the vectors at these places, in ascending order; none for all.
+
+        Raises:
+            IndexCorruptError: the lists are damaged.
         """
         assert k <= MAX_K
         selector, _bits = (None, None) if places is None else select(places, len(self._vectors))
         parameters = load_faiss().SearchParametersIVF(nprobe=self.record.num_probes, sel=selector)
         _, candidates = self._index.search(queries, k * self.record.candidates_per_hit, params=parameters)
+        if candidates.max(initial=-1) >= len(self._vectors):
+            raise IndexCorruptError(f"{self.path}: its lists hold places that are none of its vectors'; {RESTORE}")
         return [self._vectors.rank(query, own[own >= 0], k) for query, own in zip(queries, candidates, strict=True)]
 
     def check(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from salm_index import Index, IndexCorruptError, QueryError, compaction, lists
+from salm_index import Index, IndexCorruptError, QueryError, compaction, generations, lists
 from salm_index.compaction import Group, Size, plan_commit, plan_compaction
 from salm_index.generations import load
 
@@ -208,6 +208,26 @@ def test_lists_of_other_vectors_are_found(ivf: Index, vectors: np.ndarray) -> No
     (ivf.path / name).unlink()
     with pytest.raises(IndexCorruptError, match=f"{name}: expected this file"):
         Index.open(ivf.path)
+
+
+def test_damaged_lists_of_a_large_file_are_never_answered_from(ivf: Index, queries: np.ndarray) -> None:
+    import faiss
+
+    # All ids beyond the vectors, as a flipped bit leaves one: lists of that size are not checksummed on opening.
+    path = ivf.path / "lists-00000001.faiss"
+    damaged = faiss.read_index(str(path))
+    inverted = damaged.invlists
+    for number in range(damaged.nlist):
+        faiss.rev_swig_ptr(inverted.get_ids(number), inverted.list_size(number))[:] += 2**40
+    faiss.write_index(damaged, str(path))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(generations, "CHECKSUM_AT_OPEN_BYTES", -1)
+        opened = Index.open(ivf.path)
+    with pytest.raises(IndexCorruptError, match=f"{path.name}: its lists hold places.*backup"):
+        opened.search(queries[0])
+    assert len(opened.search(queries[0], exact=True)) == K
+    with pytest.raises(IndexCorruptError, match=path.name):
+        opened.verify()
 
 
 @pytest.mark.parametrize(("kind", "recall"), [("hnsw", 0.9), (None, 0.9), ("ivf", 0), ("ivf", 1.5), ("ivf", True)])
