@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib.util import find_spec
 from typing import Annotated, Any, NoReturn
 
@@ -22,6 +23,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and 
 ModelName = Annotated[
     str,
     typer.Option("--model", envvar="SALM_MODEL", help="Bundled model, checkpoint folder or Hugging Face repo id."),
+]
+
+
+class PrecisionName(StrEnum):
+    """Precisions of the audio tower, see `salm.load`."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+Precision = Annotated[
+    PrecisionName,
+    typer.Option("--precision", help="Of the audio tower; bfloat16 is faster on processors and GPUs that have it."),
 ]
 Convention = Annotated[
     str, typer.Option("--convention", help="Channel convention of the files: ambix (W, Y, Z, X) or fuma (W, X, Y, Z).")

@@ -33,18 +33,6 @@ MinScenes = Annotated[
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep nothing in .salm-eval beside the manifest.")]
 
 
-class Precision(StrEnum):
-    """Precisions of the audio tower."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
-PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="Of the audio tower; bfloat16 is faster, and nothing of it is kept.")
-]
-
-
 class Phrasing(StrEnum):
     """Wordings of the label-and-sector queries."""
 
@@ -72,7 +60,7 @@ def evaluate_and_show(
     model: console.ModelName = "salm-small",
     json_file: JsonFile = None,
     figures: FigureFolder = None,
-    precision: PrecisionOption = Precision.FLOAT32,
+    precision: console.Precision = console.PrecisionName.FLOAT32,
     no_cache: NoCache = False,
     quiet: console.Quiet = False,
 ) -> None:
@@ -84,7 +72,7 @@ def evaluate_and_show(
 
     if figures is not None:
         make_figure_folder(figures)
-    cache = not no_cache and precision == Precision.FLOAT32  # what is kept does not say its precision
+    cache = not no_cache and precision == console.PrecisionName.FLOAT32  # what is kept does not say its precision
     loaded = salm.load(model, precision=precision.value)
     with progress_on_stderr("evaluating", quiet=quiet) as progress:
         gallery, results = evaluate(scenes, loaded, evaluations, cache=cache, progress=progress, **own_options)

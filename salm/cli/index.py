@@ -29,6 +29,7 @@ def index(
     prune: Annotated[bool, typer.Option("--prune", help="Remove recordings that are gone from DIR.")] = False,
     window: Annotated[float, typer.Option("--window", help="Length of the windows in seconds.")] = 10.0,
     hop: Annotated[float, typer.Option("--hop", help="Seconds from one window to the next.")] = 5.0,
+    precision: console.Precision = console.PrecisionName.FLOAT32,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Windows that are encoded at once.")] = 8,
     workers: Annotated[
         str | None, typer.Option("--workers", help="Encode on a Ray cluster: ray, or ray:N for N workers.")
@@ -60,6 +61,7 @@ def index(
             window_s=window,
             hop_s=hop,
             batch_size=batch_size,
+            precision=precision.value,
             prune=prune,
             kind=kind,
             recall=recall,

@@ -69,6 +69,7 @@ def update_index(
     window_s: float = 10.0,
     hop_s: float = 5.0,
     batch_size: int = 8,
+    precision: str = "float32",
     prune: bool = False,
     kind: str | None = None,
     recall: float | None = None,
@@ -85,7 +86,7 @@ def update_index(
         source: searched with all folders under it, hidden ones aside; a `scenes.jsonl` in it gives the rows label and
             true direction (`label`, `true_azimuth_deg`, `true_elevation_deg`).
         index_path: a folder or a store; made if it does not exist.
-        model: what `salm.load` takes.
+        model, precision: what `salm.load` takes.
         prune: remove recordings under `source` that are gone.
         kind, recall: how the index is searched, as in `salm_index.Index.create`; None leaves an index as it is.
         workers: "ray" for one worker per CPU of a Ray cluster, "ray:N" for N of them; None encodes in this process.
@@ -99,14 +100,14 @@ def update_index(
         SalmError: the model cannot be loaded.
         SalmIndexError: the index cannot be read or written, or was made with another model.
     """
-    encoding = Encoding(convention, window_s, hop_s, batch_size)
+    encoding = Encoding(convention, window_s, hop_s, batch_size, precision)
     num_workers = None if workers is None else parse_workers(workers)
     source = source.resolve()
     files = find_recordings(source)
     known = {path: content for path, content in _indexed(index_path).items() if _is_under(path, source)}
     if not files and not known:
         raise AudioFormatError(f"{source}: no {', '.join(s[1:] for s in SUFFIXES)} files in it; expected recordings")
-    embedder = salm.load(model)
+    embedder = salm.load(model, precision=precision)
     with _open(index_path, embedder, kind, recall) as index:
         report = IndexReport(index_path, index.model)
         jobs = _jobs(files, known, _scenes(source))

@@ -15,7 +15,7 @@ from salm.geometry import CONVENTIONS
 
 @dataclass(frozen=True)
 class Encoding:
-    """How recordings are read and cut.
+    """How recordings are read, cut and encoded; `precision` as `salm.load` takes it.
 
     Raises:
         ConfigError: a value that no recording can be read with.
@@ -25,6 +25,7 @@ class Encoding:
     window_s: float = 10.0
     hop_s: float = 5.0
     batch_size: int = 8
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.convention not in CONVENTIONS:

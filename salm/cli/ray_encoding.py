@@ -28,7 +28,7 @@ class Worker:
     """What Ray Data calls with a few recordings at a time, in an actor."""
 
     def __init__(self, model: str, model_id: str, encoding: Encoding) -> None:
-        self.embedder, self.encoding = salm.load(model), encoding
+        self.embedder, self.encoding = salm.load(model, precision=encoding.precision), encoding
         if self.embedder.model_id != model_id:
             raise CheckpointError(f"{model}: expected {model_id} as on the driver, got {self.embedder.model_id}")
 

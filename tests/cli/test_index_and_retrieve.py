@@ -207,3 +207,16 @@ def test_an_interruption_by_the_caller_commits(recordings: Path, tiny: Path, tmp
         update_index(recordings, tmp_path / "my.index", model=str(tiny), progress=stop)
     report = update_index(recordings, tmp_path / "my.index", model=str(tiny))
     assert (len(report.unchanged), len(report.added)) == (2, 2)
+
+
+def test_bfloat16_gives_nearly_the_same_windows(run: Run, recordings: Path, tiny: Path, tmp_path: Path) -> None:
+    exact, rounded = tmp_path / "exact.index", tmp_path / "rounded.index"
+    for index, precision in ((exact, "float32"), (rounded, "bfloat16")):
+        made = run("index", recordings, "--out", index, "--model", tiny, "--precision", precision)
+        assert made.code == 0, made
+    first, second = (search_index(index, QUERY, 5, str(tiny)) for index in (exact, rounded))
+    places = [{(hit.path, hit.start_s): hit.score for hit in hits} for hits in (first, second)]
+    assert places[0].keys() == places[1].keys()
+    assert places[0] != places[1]
+    assert all(abs(places[0][place] - places[1][place]) < 0.02 for place in places[0])
+    assert_mistake(run("index", recordings, "--out", exact, "--model", tiny, "--precision", "int8"), "int8")

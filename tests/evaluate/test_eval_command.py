@@ -16,7 +16,7 @@ COMMANDS = ("retrieval", "direction", "classify", "editing", "all")
 @pytest.fixture
 def run(monkeypatch, planted, capsys):
     """Run `salm eval ARGUMENTS` in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(salm, "load", lambda name: planted, raising=False)
+    monkeypatch.setattr(salm, "load", lambda name, precision: planted, raising=False)
 
     def command(*arguments):
         words = [str(argument) for argument in arguments]
@@ -42,6 +42,15 @@ def test_every_evaluation_prints_tables_and_writes_json(run, command, scene_fold
     )
     assert stored["command"].startswith(f"salm eval {command} ")
     assert stored["num_scenes"] == 160
+
+
+def test_bfloat16_is_loaded_and_not_kept(run, scene_folder, monkeypatch, planted):
+    asked = []
+    monkeypatch.setattr(salm, "load", lambda name, precision: asked.append(precision) or planted)
+    kept = set(scene_folder.glob(".salm-eval/*"))
+    assert run("direction", scene_folder, "--precision", "bfloat16")[0] == 0
+    assert asked == ["bfloat16"]
+    assert set(scene_folder.glob(".salm-eval/*")) == kept
 
 
 def test_a_dash_prints_json_alone(run, scene_folder):
@@ -127,7 +136,7 @@ def test_mistakes_are_one_line_and_exit_code_2(run, scene_folder, tmp_path):
 def test_commands_have_the_shared_options_and_their_own(run, command, own):
     _, out, _ = run(command, "--help")
     listed = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", out, flags=re.MULTILINE))
-    assert listed == own | {"--model", "--json", "--figures", "--no-cache", "--quiet", "--help"}
+    assert listed == own | {"--model", "--precision", "--json", "--figures", "--no-cache", "--quiet", "--help"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
