@@ -9,7 +9,8 @@ for the others. `clap-size` is SALM's semantic branch with the converted weights
 audio tower's true size, every weight random). Stages: `all` is samples to embedding, `model` features to embedding.
 
 Each encoder lives in a process of its own (`benchmarks/peers`); the repetitions of all of them interleave, the first
-is a warm-up, and the numbers are medians. JSON goes to stdout, the tables to stderr.
+is a warm-up, and the numbers are medians. `cpu_ms_per_clip` is the processors' own time: on a machine that does other
+things as well, only it (of one thread) can be compared. JSON goes to stdout, the tables to stderr.
 """
 
 import argparse
@@ -171,6 +172,7 @@ def measure(workers: list[Worker], cells: list[tuple[int, int, str, str]], repet
     """Medians over interleaved repetitions of every cell (threads, batch, stage, precision) of every encoder."""
     peaks, failed = peak_megabytes(workers, cells)
     seconds: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    cpu_seconds: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for repetition in range(repetitions + 1):
         print(f"repetition {repetition} of {repetitions} (0: warm-up)", file=sys.stderr)
         for (threads, batch, stage, precision), worker in product(cells, workers):
@@ -181,12 +183,15 @@ def measure(workers: list[Worker], cells: list[tuple[int, int, str, str]], repet
                 failed.add((worker.name, precision))
                 print(f"{worker.name} {precision}: {reply['error']}", file=sys.stderr)
             elif repetition:
-                seconds[worker.name, threads, batch, stage, precision].append(reply["seconds"])
+                key = (worker.name, threads, batch, stage, precision)
+                seconds[key].append(reply["seconds"])
+                cpu_seconds[key].append(reply["cpu_seconds"])
     names = ("encoder", "threads", "batch", "stage", "precision")
     return [
         dict(zip(names, key, strict=True))
         | {"clips_per_s": round(key[2] / statistics.median(values), 3)}
         | {"ms_per_clip": round(1000 * statistics.median(values) / key[2], 2)}
+        | {"cpu_ms_per_clip": round(1000 * statistics.median(cpu_seconds[key]) / key[2], 2)}
         | {"spread": round(max(values) / min(values), 2), "peak_mb": peaks.get((key[0], key[2], key[4]), 0)}
         for key, values in seconds.items()
     ]
@@ -210,12 +215,12 @@ def peak_megabytes(
     return peaks, failed
 
 
-def best_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Clips/s of each SALM encoder over each peer's, both in the precision that is fastest for them."""
+def best_ratios(rows: list[dict[str, Any]], by: str = "cpu_ms_per_clip") -> list[dict[str, Any]]:
+    """Clips/s of each SALM encoder over each peer's, both in the precision that is fastest for them by that column."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         key = (row["threads"], row["batch"], row["stage"], row["encoder"])
-        if key not in best or row["clips_per_s"] > best[key]["clips_per_s"]:
+        if key not in best or row[by] < best[key][by]:
             best[key] = row
     ratios = []
     for (*setting, name), row in best.items():
@@ -227,6 +232,7 @@ def best_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for peer, other in peers.items():
             entry[f"times {peer}"] = round(row["clips_per_s"] / other["clips_per_s"], 2)
             entry[f"{peer} in"] = other["precision"]
+            entry[f"CPU times {peer}"] = round(other["cpu_ms_per_clip"] / max(row["cpu_ms_per_clip"], 1e-9), 2)
         ratios.append(entry)
     return ratios
 
@@ -257,6 +263,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile each model (CUDA graphs on a GPU)")
     parser.add_argument("--laion-python", help="python of an environment with laion-clap; without it, left out")
     arguments = parser.parse_args()
+    load_before = os.getloadavg()
     pythons = {"laion-clap": arguments.laion_python}
     names = [name for name in arguments.encoders if pythons.get(name, sys.executable)]
     if "laion-clap" in set(arguments.encoders) - set(names):
@@ -277,7 +284,7 @@ def main() -> None:
         finally:
             for worker in workers:
                 worker.close()
-    ratios = best_ratios(rows)
+    ratios = best_ratios(rows, "ms_per_clip" if arguments.device.startswith("cuda") else "cpu_ms_per_clip")
     print_table(rows)
     print_table(ratios)
     print(json.dumps(outputs, indent=1), file=sys.stderr)
@@ -285,7 +292,8 @@ def main() -> None:
     import transformers
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__}
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "device": arguments.device}
+    machine: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count(), "device": arguments.device}
+    machine |= {"load_average_before": load_before, "load_average_after": os.getloadavg()}
     if arguments.device.startswith("cuda"):
         machine["gpu"] = torch.cuda.get_device_name()
     settings = {"clip_s": CLIP_S, "repetitions": arguments.repetitions, "compiled": arguments.compile}

@@ -79,7 +79,9 @@ class Runner:
         if request["stage"] == "model":
             with torch.inference_mode():
                 features = encoder.features(batch)
-        return {"seconds": self.seconds(lambda: self.run(encoder, request["precision"], batch, features))}
+        before = time.process_time()
+        seconds = self.seconds(lambda: self.run(encoder, request["precision"], batch, features))
+        return {"seconds": seconds, "cpu_seconds": time.process_time() - before}
 
     def memory(self, encoder: Encoder, precision: str, batch: np.ndarray) -> dict[str, Any]:
         """Peak bytes of encoding, with no other precision's weights and nothing left over from earlier calls."""

@@ -126,7 +126,8 @@ class FakeWorker:
             return {"vectors": np.eye(4, 5).tolist()}
         if request["do"] == "memory":
             return {"peak_bytes": 2**21, "start_bytes": 0}
-        return {"seconds": next(self.seconds)}
+        seconds = next(self.seconds)
+        return {"seconds": seconds, "cpu_seconds": 2 * seconds}
 
 
 def test_medians_leave_the_warm_up_out_and_failures_alone(capsys):
@@ -139,7 +140,7 @@ def test_medians_leave_the_warm_up_out_and_failures_alone(capsys):
     ]
     assert encode.best_ratios(rows) == [
         {"threads": 1, "batch": 2, "stage": "all", "encoder": "clap-size", "precision": "fp32"}
-        | {"times transformers": 2.5, "transformers in": "fp32"}
+        | {"times transformers": 2.5, "transformers in": "fp32", "CPU times transformers": 2.5}
     ]
     assert encode.measure([fast], [(1, 2, "all", "bf16")], repetitions=3) == []
     assert len([request for request in fast.asked if request["precision"] == "bf16"]) == 1
