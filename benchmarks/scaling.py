@@ -50,7 +50,8 @@ def main() -> None:
         print(json.dumps(measure(**json.loads(arguments.point))))
         return
     rows = list(points(arguments))
-    processor = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    processor: dict[str, Any] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    processor["load_average_at_end"] = os.getloadavg()
     document = {"rows": rows, "model": arguments.model, "repetitions": arguments.repetitions, "machine": processor}
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2)
