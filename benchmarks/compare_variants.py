@@ -135,7 +135,7 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     own = run / "settings.yaml"
     own.write_text(yaml.safe_dump(settings))
-    configs = [CONFIGS / "salm-small.yaml", CONFIGS / "variants.yaml", *arguments.config, own]
+    configs = [CONFIGS / "salm-small.yaml", Path(__file__).with_name("variants.yaml"), *arguments.config, own]
     command = [sys.executable, "-m", "salm", "train", "fit", *(f"--config={path}" for path in configs)]
     sys.stderr.write(f"{run}: {epochs} epochs\n")
     with (run / "log.txt").open("a") as log:
