@@ -63,18 +63,16 @@ def load(settings: Settings) -> Encoder:
 
 def _skip_package_code(*names: str) -> None:
     """Enter packages that download tokenizers when they are imported, so that their modules can be had offline."""
-    folder = None
+    if names[0] in sys.modules:
+        return
+    spec = find_spec(names[0])
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{names[0]} is not installed in {sys.executable}")
+    root = Path(spec.submodule_search_locations[0]).parent
     for name in names:
-        if folder is None:
-            spec = find_spec(name)
-            if spec is None or not spec.submodule_search_locations:
-                raise ModuleNotFoundError(f"{name} is not installed in {sys.executable}")
-            folder = Path(spec.submodule_search_locations[0])
-        else:
-            folder = folder / name.rpartition(".")[2]
         package = ModuleType(name)
-        package.__path__ = [str(folder)]
-        sys.modules.setdefault(name, package)
+        package.__path__ = [str(root.joinpath(*name.split(".")))]
+        sys.modules[name] = package
 
 
 if __name__ == "__main__":
