@@ -1,5 +1,6 @@
 """What is added, removed and replaced is there, or gone, for everyone who opens the index afterwards."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -326,8 +327,12 @@ def test_a_folder_without_write_permission_is_still_searched(
 ) -> None:
     index = make_index(3)
 
-    def refuse(*_: Any) -> int:
-        raise PermissionError(13, "Permission denied")
+    open_file = os.open
+
+    def refuse(path: Any, flags: int, *rest: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise PermissionError(13, "Permission denied")
+        return open_file(path, flags, *rest)
 
     # The tests may run as root, whom no permission bits stop.
     monkeypatch.setattr("salm_index.lock.os.open", refuse)
