@@ -8,6 +8,7 @@ the share of queries whose first hit is another scene, be it as right as before 
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import salm
 from salm.evaluate.retrieval import RetrievalResult, evaluate_retrieval
 from salm.evaluate.scenes import EMBEDDINGS, Gallery, frequent_labels, load_gallery, read_labels, text_embeddings
+from salm.geometry import angle_between
 from salm.progress import progress_on_stderr
 
 BAR_COSINE, BAR_RANK_1 = 0.999, 0.005
@@ -23,11 +25,8 @@ MIN_SCENES = 12
 
 
 def lowest_cosines(exact: Gallery, rounded: Gallery) -> dict[str, float]:
-    """Of each embedding over all scenes, and of the direction of arrival."""
-    cosines = {
-        name: float(np.sum(exact.embedding(name) * rounded.embedding(name), axis=1).min()) for name in EMBEDDINGS
-    }
-    return cosines | {"doa": float(np.sum(exact.doa * rounded.doa, axis=1).min())}
+    """Of each embedding over all scenes."""
+    return {name: float(np.sum(exact.embedding(name) * rounded.embedding(name), axis=1).min()) for name in EMBEDDINGS}
 
 
 def rank_1_scores(result: RetrievalResult) -> dict[str, float]:
@@ -45,6 +44,7 @@ def compare(exact: Gallery, rounded: Gallery, model: Any, labels: list[str]) -> 
     changes = {name: round(second[name] - first[name], 5) for name in first}
     return {
         "lowest_cosine": {name: round(value, 6) for name, value in cosines.items()},
+        "largest_change_of_direction_deg": round(math.degrees(angle_between(exact.doa, rounded.doa).max()), 2),
         "rank_1": {name: {"float32": round(first[name], 5), "bfloat16": round(second[name], 5)} for name in first},
         "change": changes,
         "first_hit_changed": round(float(np.mean(hits[0] != hits[1])), 5),
