@@ -129,6 +129,7 @@ def train(
         "data": {
             "manifest": str(arguments.data / "sounds/train/manifest.csv"),
             "teacher": str(arguments.data / "teachers/mn04_train.npz"),
+            "teacher_model": str(arguments.data / "teachers/mn04_as_mAP_432.pt"),
             "repetition": seed,
         },
     }
