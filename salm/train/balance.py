@@ -1,28 +1,32 @@
-"""What the semantic and the spatial part say of directions in the joint embedding, settled after the training.
+"""What the semantic and the spatial part say in the joint embedding, settled after the training.
 
 Training sounds are known by heart, held-out ones are not: there the joint embedding tells directions apart less well
-than the spatial one, because its semantic part, unsure of the sound, also leans towards some direction. First the
-semantic part loses all that tells the eight prompts apart; if that is not enough, as measured on held-out sounds, the
-weight s of equation 2 (E_JA = E_ASe + s * E_ASp) grows.
+than the spatial one, because its semantic part, unsure of the sound, also leans towards some direction. So the semantic
+part loses all that tells the eight prompts apart. The weight s of equation 2 (E_JA = E_ASe + s * E_ASp) then decides
+only how much a search for "<label> from the <direction>" heeds the one and the other, and is set by such searches among
+scenes of held-out sounds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from salm.data.datamodule import SceneDataModule
 from salm.data.dataset import collate
+from salm.errors import ConfigError
 from salm.geometry import SECTORS, azimuth_elevation, border_distance, direction_prompt, sector_index
 from salm.models.salm import Projection
 from salm.progress import Progress
 from salm.weights.checkpoint import Checkpoint
 
-FACTORS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+FACTORS = (0.4, 0.5, 0.6, 0.75, 0.9, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 BORDER_MARGIN_DEG = 5.0
 """Scenes closer to a border between two sectors do not count: a small error flips their class."""
 
@@ -35,7 +39,8 @@ class BalanceSettings:
         start: checkpoint folder of the trained model. `export_to`: folder for the balanced one.
         manifest, cache, num_rooms, rt60_s: as in the training (`SceneDataModule`), whose validation sounds are taken.
         num_scenes: validation scenes to measure on.
-        tolerance: how much worse than the spatial embedding's accuracy the joint one's may be.
+        labels: text file of the labels that are searched for, one in each line; None: all of the scenes.
+        tolerance: how much worse than the spatial embedding's accuracy at directions the joint one's may be.
     """
 
     start: str
@@ -45,23 +50,39 @@ class BalanceSettings:
     num_rooms: int = 1_000
     rt60_s: tuple[float, float] = (0.1, 0.8)
     num_scenes: int = 768
+    labels: str | None = None
     tolerance: float = 0.01
 
 
 class Heard(NamedTuple):
-    """The parts of the audio embeddings of some scenes, unnormalised, and the true sectors."""
+    """The parts of the audio embeddings of some scenes, unnormalised, and what is true of them.
+
+    `clear`: scenes that are not close to a border between two sectors.
+    """
 
     semantic: Float[Tensor, "scenes width"]
     spatial: Float[Tensor, "scenes width"]
+    labels: Int[Tensor, "scenes"]
     sectors: Int[Tensor, "scenes"]
+    clear: Bool[Tensor, "scenes"]
+
+
+class Trial(NamedTuple):
+    """What the joint embedding reaches with one factor for s.
+
+    `direction`: accuracy among the eight prompts; `search`: mean average precision of the queries.
+    """
+
+    direction: float
+    search: float
 
 
 class Balance(NamedTuple):
-    """The factor for s, the spatial embedding's accuracy, and the joint one's with each of the factors tried."""
+    """The factor for s, the spatial embedding's accuracy at directions, and every factor's trial."""
 
     factor: float
     spatial: float
-    joint: dict[float, float]
+    trials: dict[float, Trial]
 
 
 @torch.no_grad()
@@ -82,27 +103,46 @@ def choose_factor(
     heard: Heard,
     weight: Float[Tensor, "width"],
     prompts: Float[Tensor, "8 width"],
+    queries: Float[Tensor, "labels 8 width"],
     tolerance: float,
+    wanted: Int[Tensor, "wanted"] | None = None,
 ) -> Balance:
-    """The smallest of `FACTORS` for s with which the joint embedding is about as good at directions as the spatial one.
+    """The factor for s with the best searches, of those that leave the joint embedding nearly as good at directions.
 
     Args:
         weight: s of equation 2. `prompts`: text embeddings of the eight directions.
+        queries: text embeddings of every label from every direction; those that no scene answers do not count.
+        wanted: numbers of the labels that are searched for; None: all.
 
     Returns:
-        The last factor where none is enough.
+        The factor with the best directions where none is good enough.
     """
-    prompts = functional.normalize(prompts, dim=-1)
+    prompts, queries = functional.normalize(prompts, dim=-1), functional.normalize(queries, dim=-1)
+    asked = torch.unique(heard.labels * len(SECTORS) + heard.sectors)
+    if wanted is not None:
+        asked = asked[torch.isin(asked // len(SECTORS), wanted)]
+    relevant = (heard.labels * len(SECTORS) + heard.sectors)[None] == asked[:, None]
 
     def accuracy(embedding: Tensor) -> float:
-        return float(((embedding @ prompts.T).argmax(dim=-1) == heard.sectors).float().mean())
+        right = (embedding @ prompts.T).argmax(dim=-1) == heard.sectors
+        return float(right[heard.clear].float().mean())
 
-    spatial, joint = accuracy(heard.spatial), dict[float, float]()
+    spatial, trials = accuracy(heard.spatial), dict[float, Trial]()
     for factor in FACTORS:
-        joint[factor] = accuracy(heard.semantic + factor * weight * heard.spatial)
-        if joint[factor] >= spatial - tolerance:
-            break
-    return Balance(factor, spatial, joint)
+        joint = functional.normalize(heard.semantic + factor * weight * heard.spatial, dim=-1)
+        ranked = relevant.gather(1, (queries.flatten(0, 1)[asked] @ joint.T).argsort(dim=1, descending=True))
+        trials[factor] = Trial(accuracy(joint), _mean_average_precision(ranked))
+    good = [factor for factor, trial in trials.items() if trial.direction >= spatial - tolerance]
+    chosen = max(good, key=lambda factor: trials[factor].search, default=None)
+    if chosen is None:
+        chosen = max(trials, key=lambda factor: trials[factor].direction)
+    return Balance(chosen, spatial, trials)
+
+
+def _mean_average_precision(ranked: Bool[Tensor, "queries scenes"]) -> float:
+    hits = ranked.double()
+    precision = hits.cumsum(dim=1) / torch.arange(1, ranked.shape[1] + 1)
+    return float(((precision * hits).sum(dim=1) / hits.sum(dim=1)).mean())
 
 
 @torch.inference_mode()
@@ -112,24 +152,42 @@ def balance(checkpoint: Checkpoint, settings: BalanceSettings, progress: Progres
         manifest=settings.manifest, cache=settings.cache, num_rooms=settings.num_rooms, rt60_s=settings.rt60_s
     )
     data.setup()
+    wanted = None if settings.labels is None else _wanted(settings.labels, data.validation.labels)
     model = checkpoint.model
     prompts = model.encode_text(*checkpoint.tokenizer([direction_prompt(sector) for sector in SECTORS]))
     assert model.semantic_projection is not None
     make_neutral(model.semantic_projection, prompts)
-    parts, doa = [], []
+    parts, doa, labels = [], [], []
     for start in range(0, settings.num_scenes, data.batch_size):
         batch = collate([data.validation[start + number] for number in range(data.batch_size)])
         parts.append(model.encode_audio(batch.features))
         doa.append(batch.doa[:, 0])
+        labels.append(batch.labels[:, 0])
         if progress is not None:
             progress(min(start + data.batch_size, settings.num_scenes), settings.num_scenes)
     azimuth_rad, _ = azimuth_elevation(torch.cat(doa).numpy())
-    clear = torch.from_numpy(border_distance(azimuth_rad) >= np.deg2rad(BORDER_MARGIN_DEG))
     heard = Heard(
-        torch.cat([part.semantic for part in parts])[clear],
-        torch.cat([part.spatial for part in parts])[clear],
-        torch.from_numpy(sector_index(azimuth_rad))[clear],
+        torch.cat([part.semantic for part in parts]),
+        torch.cat([part.spatial for part in parts]),
+        torch.cat(labels),
+        torch.from_numpy(sector_index(azimuth_rad)),
+        torch.from_numpy(border_distance(azimuth_rad) >= np.deg2rad(BORDER_MARGIN_DEG)),
     )
-    found = choose_factor(heard, model.spatial_weight, prompts, settings.tolerance)
+    queries = [
+        model.encode_text(*checkpoint.tokenizer([f"{label} from the {sector.compass}" for sector in SECTORS]))
+        for label in data.validation.labels
+    ]
+    found = choose_factor(heard, model.spatial_weight, prompts, torch.stack(queries), settings.tolerance, wanted)
     model.spatial_weight.mul_(found.factor)
     return found
+
+
+def _wanted(path: str, labels: Sequence[str]) -> Int[Tensor, "wanted"]:
+    """Numbers of the labels in a text file; those that no validation sound has are left out."""
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such file; expected one label in each line (balance.labels)")
+    names = {line.strip() for line in Path(path).read_text().splitlines()}
+    found = [number for number, label in enumerate(labels) if label in names]
+    if not found:
+        raise ConfigError(f"{path}: none of its labels is among those of the validation sounds")
+    return torch.tensor(found)

@@ -170,10 +170,12 @@ def train_balance(arguments: list[str]) -> None:
     with progress_on_stderr("balancing") as progress:
         found = balance(checkpoint, settings, progress)
     save_checkpoint(settings.export_to, checkpoint.model, checkpoint.config, checkpoint.tokenizer)
-    joint = ", ".join(f"{100 * value:.1f} % with {factor:g} s" for factor, value in found.joint.items())
+    tried = ", ".join(
+        f"{factor:g} s {100 * trial.direction:.1f} % and {trial.search:.3f}" for factor, trial in found.trials.items()
+    )
     sys.stdout.write(
-        f"{settings.export_to}: {found.factor:g} times s; directions of held-out sounds: "
-        f"spatial {100 * found.spatial:.1f} %, joint {joint}\n"
+        f"{settings.export_to}: {found.factor:g} times s; held-out sounds, directions and mAP of searches: "
+        f"spatial {100 * found.spatial:.1f} %, joint with {tried}\n"
     )
 
 

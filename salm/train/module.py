@@ -47,7 +47,8 @@ class SalmTraining(lightning.LightningModule):
         arrival_channels: width of the audio tower's `ArrivalPooling`, 0 for none; None: as in the model to start from.
         loss: weights of the objective's terms.
         targets: what items of the same meaning in a batch are, see `salm.models.losses`.
-        learning_rate: peak rate of the audio side; the text side gets `text_rate_factor` of it.
+        learning_rate: peak rate of the audio side; the text side gets `text_rate_factor` of it, and the few weights of
+            `ArrivalPooling` `arrival_rate_factor` times it.
         weight_decay: AdamW's, on matrices only; 0 is Adam. `betas`: its two decay rates.
         warmup_steps: of linear warm-up.
         freeze_text: keep the text tower as it came: the audio tower learns to meet it ("locked text"). Needed by the
@@ -77,6 +78,7 @@ class SalmTraining(lightning.LightningModule):
         targets: Targets = "multi_positive",
         learning_rate: float = 1e-3,
         text_rate_factor: float = 0.1,
+        arrival_rate_factor: float = 1.0,
         weight_decay: float = 0.05,
         betas: tuple[float, float] = (0.9, 0.98),
         warmup_steps: int = 100,
@@ -115,6 +117,7 @@ class SalmTraining(lightning.LightningModule):
         self.objective = Objective(loss, targets, contrastive_steps, semantic_steps)
         self.export_to, self.semantic_steps, self.micro_batch = Path(export_to), semantic_steps, micro_batch
         self.learning_rate, self.text_rate_factor, self.betas = learning_rate, text_rate_factor, betas
+        self.arrival_rate_factor = arrival_rate_factor
         self.weight_decay, self.warmup_steps, self.schedule_steps = weight_decay, warmup_steps, schedule_steps
         tokens = self.model.audio_encoder.image_tokens
         self._image_tokens = torch.compile(tokens) if compile_audio else tokens
@@ -237,7 +240,11 @@ class SalmTraining(lightning.LightningModule):
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
-            rate = self.learning_rate * (self.text_rate_factor if id(parameter) in text_parameters else 1.0)
+            rate = self.learning_rate
+            if id(parameter) in text_parameters:
+                rate *= self.text_rate_factor
+            elif name.startswith("model.audio_encoder.arrival."):
+                rate *= self.arrival_rate_factor
             decay = self.weight_decay if parameter.ndim >= 2 and "bias_table" not in name else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         optimizer = torch.optim.AdamW(

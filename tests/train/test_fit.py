@@ -135,6 +135,16 @@ def test_a_training_can_add_the_weighted_intensity(configure, tmp_path, start):
     assert "train/arrival" in metrics.read_text().splitlines()[0].split(",")
 
 
+def test_each_part_learns_at_its_own_rate(start, tmp_path):
+    factors = {"text_rate_factor": 0.1, "arrival_rate_factor": 10.0}
+    module = SalmTraining(start=str(start), export_to=str(tmp_path), arrival_channels=4, schedule_steps=6, **factors)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    rates = {id(parameter): group["initial_lr"] for group in groups for parameter in group["params"]}
+    for name, parameter in module.named_parameters():
+        factor = 0.1 if name.startswith("model.text_") else 10.0 if ".arrival." in name else 1.0
+        assert rates[id(parameter)] == pytest.approx(1e-3 * factor), name
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("branch", ["semantic", "spatial"])
 def test_a_model_with_one_branch_is_trained_and_loaded(configure, tmp_path, branch):
