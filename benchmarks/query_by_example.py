@@ -24,9 +24,10 @@ from salm_index import Hit, Index
 
 import salm
 from salm.evaluate.editing import change
-from salm.evaluate.scenes import Gallery, azimuths_rad, load_gallery, normalised, read_labels
+from salm.evaluate.scenes import Gallery, azimuths_rad, load_gallery, read_labels
 from salm.geometry import SECTORS, sector_index
 from salm.progress import progress_on_stderr
+from salm.queries import with_equal_parts
 
 RECIPE = "centre-v1"
 K = 5
@@ -91,7 +92,7 @@ def ask(index: Index, gallery: Gallery, model: salm.SALM, labels: list[str]) -> 
     sector = sector_index(azimuths_rad(gallery.scenes))
     for wanted in SECTORS:
         rows = np.flatnonzero(np.isin(label, labels) & (sector != wanted.index))
-        queries = normalised(change(gallery, model, rows, wanted))
+        queries = with_equal_parts(gallery.semantic[rows], change(gallery, model, rows, wanted))
         most = int(np.unique(recording, return_counts=True)[1].max())
         for row, hits in zip(rows, index.search_many(queries, K + most), strict=True):
             others = recording != recording[row]

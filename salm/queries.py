@@ -24,7 +24,7 @@ class Query:
         text: such as "dog barking from the northwest"; or
         like: a recording to find similar ones of.
         direction: look for the same from this direction ("southwest", "behind me") instead: the sentence's own is
-            replaced, or the recording's spatial embedding (equation 3).
+            replaced, or the recording's spatial embedding (equation 3), which then counts as much as the semantic one.
         part: "what" leaves the direction out, "where" the sound.
         convention: of `like`.
 
@@ -82,6 +82,20 @@ def _recording_vector(model: Embedder, path: Path, query: Query) -> NDArray[np.f
         return np.asarray(model.encode_audio(path, embedding="semantic", convention=query.convention))
     parts = model.encode_audio_parts(path, convention=query.convention)
     if query.direction is not None:
-        return np.asarray(model.edit_direction(parts, parse_sector(query.direction).compass))
+        edited = model.edit_direction(parts, parse_sector(query.direction).compass, normalize_embeddings=False)
+        return with_equal_parts(parts.semantic, np.asarray(edited))
     vector = parts.joint - parts.semantic if query.part == "where" else parts.joint
     return vector / np.linalg.norm(vector, axis=1, keepdims=True)
+
+
+def with_equal_parts(
+    semantic: Float[NDArray, "rows width"], joint: Float[NDArray, "rows width"]
+) -> Float[NDArray, "rows width"]:
+    """L2-normalised queries that heed what and where alike, from the unnormalised parts of examples.
+
+    In a recording's joint embedding the semantic part is several times as long as the spatial one: as a query it would
+    find the same sound from anywhere. Here a recording with the example's own parts owes half its score to each.
+    """
+    spatial = joint - semantic
+    query = sum(part / np.square(np.linalg.norm(part, axis=1, keepdims=True)) for part in (semantic, spatial))
+    return query / np.linalg.norm(query, axis=1, keepdims=True)

@@ -6,7 +6,7 @@ import torch
 
 import salm
 from salm.errors import ConfigError, DirectionError
-from salm.queries import Query, query_vector
+from salm.queries import Query, query_vector, with_equal_parts
 from tests.cli.commands import save_tiny_model, write_recording
 
 
@@ -47,11 +47,20 @@ def test_what_a_recording_is_searched_as(model, recording):
         np.testing.assert_allclose(query_vector(model, query), expected / np.linalg.norm(expected), atol=1e-6)
 
 
-def test_a_recording_from_another_direction_is_equation_3(model, recording):
+def test_a_recording_from_another_direction_is_equation_3_with_equal_parts(model, recording):
     parts = model.encode_audio_parts(recording)
-    expected = model.edit_direction(parts, "southwest")
-    found = query_vector(model, Query(like=recording, direction="behind me on the left"))
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    edited = model.edit_direction(parts, "southwest", normalize_embeddings=False)
+    spatial = edited - parts.semantic
+    (found,) = query_vector(model, Query(like=recording, direction="behind me on the left"))
+    expected = parts.semantic / (parts.semantic**2).sum() + spatial / (spatial**2).sum()
+    np.testing.assert_allclose(found, expected[0] / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_equal_parts_give_each_half_of_the_score():
+    semantic, spatial = np.array([[8.0, 0.0, 0.0]]), np.array([[0.0, 2.0, 0.0]])
+    (query,) = with_equal_parts(semantic, semantic + spatial)
+    assert query @ semantic[0] == pytest.approx(query @ spatial[0])
+    assert np.linalg.norm(query) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -114,11 +114,11 @@ def directed_caption(caption: str, sector: Sector) -> str:
 
 
 def change(gallery: Gallery, model: Model, rows: NDArray[np.int64], sector: Sector) -> NDArray[np.float32]:
-    """Joint embeddings of scenes whose spatial part is a direction's sentence: the model's equation 3."""
+    """Unnormalised joint embeddings of scenes whose spatial part is a direction's sentence: the model's equation 3."""
     parts = gallery.parts()
     chosen = torch.from_numpy(rows)
     some = AudioParts(*(getattr(parts, name)[chosen] for name in ("semantic", "spatial", "joint", "doa")))
-    return np.asarray(model.edit_direction(some, sector.compass), np.float32)
+    return np.asarray(model.edit_direction(some, sector.compass, normalize_embeddings=False), np.float32)
 
 
 def swap(gallery: Gallery, rows: NDArray[np.int64], donors: NDArray[np.int64]) -> NDArray[np.float32]:

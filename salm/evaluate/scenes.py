@@ -37,7 +37,7 @@ class Model(Protocol):
     def encode_audio_parts(self, audio: Sequence[Path]) -> Any:
         """Unnormalised `semantic`, `spatial`, `joint` (files, width) and `doa` (files, 3)."""
 
-    def edit_direction(self, parts: AudioParts, direction: str) -> Any:
+    def edit_direction(self, parts: AudioParts, direction: str, *, normalize_embeddings: bool = True) -> Any:
         """Joint embeddings (files, width) of the same sounds from a direction."""
 
 

@@ -57,7 +57,7 @@ class PlantedModel:
         arrays = (semantic, spatial, semantic + spatial, np.array(doa, np.float32))
         return AudioParts(*map(torch.from_numpy, arrays))
 
-    def edit_direction(self, parts, direction):
+    def edit_direction(self, parts, direction, *, normalize_embeddings=True):
         vector = torch.from_numpy(planted_vectors([-1], [parse_sector(direction).index]))
         return parts.semantic + parts.spatial.norm(dim=1, keepdim=True) * vector
 

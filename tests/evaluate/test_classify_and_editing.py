@@ -65,7 +65,7 @@ def test_guessing_model_edits_at_chance(guessing_gallery, guessing):
 
 def test_an_edit_that_does_nothing_fails(planted_gallery, scenes):
     class Stubborn(PlantedModel):
-        def edit_direction(self, parts, direction):
+        def edit_direction(self, parts, direction, *, normalize_embeddings=True):
             return parts.joint
 
     result = evaluate_editing(planted_gallery, Stubborn(scenes))
