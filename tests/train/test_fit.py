@@ -126,7 +126,7 @@ def test_a_training_can_add_the_weighted_intensity(configure, tmp_path, start):
     width = module.model.audio_encoder.out_width
     for name, value in before.items():
         known = given[name][:, :width] if name == "spatial_projection.0.weight" else given[name]
-        torch.testing.assert_close(known, value, msg=name)
+        torch.testing.assert_close(known, value.to(known.dtype), msg=name)
     main(["fit", "--config", configure(1, "arrival", arrival_channels=4, loss={"arrival": 1.0})])
     checkpoint = load_checkpoint(tmp_path / "arrival/export")
     assert checkpoint.config.audio.arrival_channels == 4
