@@ -83,7 +83,7 @@ def _recording_vector(model: Embedder, path: Path, query: Query) -> NDArray[np.f
     parts = model.encode_audio_parts(path, convention=query.convention)
     if query.direction is not None:
         edited = model.edit_direction(parts, parse_sector(query.direction).compass, normalize_embeddings=False)
-        return with_equal_parts(parts.semantic, np.asarray(edited))
+        return with_equal_parts(np.asarray(parts.semantic), np.asarray(edited))
     vector = parts.joint - parts.semantic if query.part == "where" else parts.joint
     return vector / np.linalg.norm(vector, axis=1, keepdims=True)
 
