@@ -8,7 +8,6 @@ again when nothing has changed. JSON goes to stdout or --json, progress to stder
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from output import write_json
 from peak_memory import PeakMemory
 
 from salm.geometry import encode_plane_wave
@@ -106,12 +106,7 @@ def main() -> None:
             shutil.rmtree(folder / name)
     processor = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     document |= {"arguments": vars(arguments) | {"json": None}, "machine": processor, "load": os.getloadavg()}
-    text = json.dumps(document, indent=2)
-    if arguments.json is None:
-        print(text)
-    else:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    write_json(document, arguments.json)
 
 
 if __name__ == "__main__":

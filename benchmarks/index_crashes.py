@@ -13,7 +13,6 @@ goes to stdout or --json, progress to stderr. The exit code is 1 if any of it fa
 """
 
 import argparse
-import json
 import os
 import random
 import runpy
@@ -29,6 +28,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import salm_index
+from output import write_json
 from salm_index import Index
 
 WRITER = Path(__file__).parents[1] / "tests" / "index" / "crash_writer.py"
@@ -169,12 +169,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the JSON here instead of to stdout")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        text = json.dumps(run(Path(folder) / "killed.index", arguments.kills, arguments.seed), indent=2)
-    if arguments.json is None:
-        print(text)
-    else:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        document = run(Path(folder) / "killed.index", arguments.kills, arguments.seed)
+    write_json(document, arguments.json)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ whoever else uses them; `peak_private_bytes` is the largest part of it that is t
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -32,6 +31,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from output import write_json
 from peak_memory import PeakMemory
 from salm_index import Index, MilvusIndex
 from search_vectors import clustered, exported, real
@@ -280,12 +280,8 @@ def main() -> None:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    text = json.dumps({"results": results, "vectors": origin, "machine": machine, "versions": versions}, indent=2)
-    if arguments.json is None:
-        print(text)
-    else:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    document = {"results": results, "vectors": origin, "machine": machine, "versions": versions}
+    write_json(document, arguments.json)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,9 @@ class SceneDataModule(lightning.LightningDataModule):
             return
         train, held_out = split_by_group(read_dry_sounds(self.manifest), self.validation_share, self.seed)
         hearing = None if self.teacher_model is None else AudioTeacher.load(self.teacher_model)
-        scenes = self._dataset(train, self.num_rooms, self.mixes, self.seed, self.everyday_takes, hearing)
+        scenes = self._dataset(
+            train, self.num_rooms, self.mixes, self.seed, self.everyday_takes, hearing, self.repetition
+        )
         if not self.on_device:
             with progress_on_stderr("making scenes") as progress:
                 scenes.keep_scenes(self.cache, num_workers=self.scene_workers, progress=progress)
@@ -171,6 +173,7 @@ class SceneDataModule(lightning.LightningDataModule):
         seed: int,
         everyday_takes: int = 0,
         hearing: AudioTeacher | None = None,
+        repetition: int = 0,
     ) -> SceneDataset:
         teacher = read_teacher(self.teacher, sounds) if self.teacher else Teacher.silent(len(sounds))
         teacher = replace(teacher, model=hearing)
@@ -184,7 +187,7 @@ class SceneDataModule(lightning.LightningDataModule):
         joint_batch = self.batch_size * self._world_size
         return SceneDataset(
             bank, rooms, teacher, FeatureConfig(), mixes,
-            batch_size=joint_batch, seed=seed, repetition=self.repetition if seed == self.seed else 0,
+            batch_size=joint_batch, seed=seed, repetition=repetition,
         )  # fmt: skip
 
     def _rooms(self, num_rooms: int, seed: int) -> SrirBank:

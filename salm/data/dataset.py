@@ -26,7 +26,7 @@ from salm.audio.features import FeatureExtractor
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.config import FeatureConfig
 from salm.data.scene_mix import SceneMix
-from salm.data.sounds import SoundBank, Teacher
+from salm.data.sounds import SoundBank, Teacher, root_mean_square
 from salm.data.store import Scene, SceneStore
 from salm.geometry import azimuth_elevation, foa_rotation, rotation_about, sector_index, unit_vector
 from salm.models.audio_encoder import FRAMES_PER_TOKEN
@@ -220,7 +220,7 @@ class SceneDataset(Dataset[Example]):
         dry = recolour(excerpt(dry, length, generator), mix.colour_db, SAMPLE_RATE_HZ, generator)
         response = (foa_rotation(turn) @ self.rooms[place].response).astype(np.float32)
         field = spatialize(dry, response)[:, :length]
-        return field / _rms(field[0]), dry / _rms(dry)
+        return field / root_mean_square(field[0]), dry / root_mean_square(dry)
 
 
 class _Scenes(Dataset[Scene]):
@@ -322,10 +322,6 @@ def token_spans(joints: NDArray[np.int64], hop_samples: int) -> list[tuple[int, 
         last = NUM_TIME_TOKENS if end == joints[-1] else int(end // samples_per_token)
         spans.append((int(-(-start // samples_per_token)), last))
     return spans
-
-
-def _rms(samples: NDArray[np.float32]) -> float:
-    return max(float(np.sqrt(np.mean(np.square(samples)))), 1e-9)
 
 
 def _cumulative(weights: NDArray[np.float64]) -> NDArray[np.float64]:

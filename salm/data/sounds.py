@@ -43,7 +43,7 @@ class Teacher:
     def silent(cls, num_sounds: int) -> "Teacher":
         """A teacher that says nothing, for training without one."""
         nothing = np.zeros((num_sounds, 0), np.float32)
-        return cls(nothing, nothing, nothing[:1].mean(axis=0), nothing[:1].mean(axis=0))
+        return cls(nothing, nothing, np.zeros(0, np.float32), np.zeros(0, np.float32))
 
     def extended(self, num_sounds: int) -> "Teacher":
         """With as many further rows of NaN: sounds that the teacher has not heard."""
@@ -57,8 +57,8 @@ class Teacher:
         Whatever its level, the sound is heard at `HEARD_DBFS`.
         """
         assert self.model is not None
-        level = 10 ** (HEARD_DBFS / 20) / max(float(np.sqrt(np.mean(np.square(dry)))), 1e-9)
-        embedding, logits = (out[0].numpy() for out in self.model(torch.from_numpy(dry * np.float32(level))[None]))
+        heard = dry * np.float32(10 ** (HEARD_DBFS / 20) / root_mean_square(dry))
+        embedding, logits = (out[0].numpy() for out in self.model(torch.from_numpy(heard)[None]))
         return (embedding - self.mean) / self.deviation, 1.0 / (1.0 + np.exp(-logits))
 
 
@@ -129,6 +129,11 @@ class SoundBank:
                 yield samples * min(0.99 / max(float(np.abs(samples).max()), 1e-6), 1e3)
 
         return cls(*_cached("sounds", [str(sound.path) for sound in sounds], decode, cache, progress), sounds)
+
+
+def root_mean_square(samples: NDArray[np.float32]) -> float:
+    """Level of a sound, never quite zero, to divide by."""
+    return max(float(np.sqrt(np.mean(np.square(samples)))), 1e-9)
 
 
 def _cached(
