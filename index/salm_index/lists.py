@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from salm_index import files
 from salm_index.errors import IndexCorruptError
 from salm_index.header import RESTORE, ListsRecord
-from salm_index.tuning import MAX_K, NUM_QUERIES, tune
+from salm_index.tuning import MAX_K, NUM_QUERIES, places_by_list, tune
 from salm_index.vectors import FlatVectors, Found, load_faiss, read_mapped, select
 
 FLAT_LIMIT = 200_000
@@ -134,9 +134,6 @@ class Lists:
         Raises:
             IndexCorruptError: they do not.
         """
-        faiss = load_faiss()
-        inverted: Any = self._index.invlists
-        sizes = [inverted.list_size(number) for number in range(self._index.nlist)]
-        parts = [faiss.rev_swig_ptr(inverted.get_ids(number), size).copy() for number, size in enumerate(sizes) if size]
-        if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(self._vectors))):
+        places = np.concatenate(list(places_by_list(self._index)))
+        if not np.array_equal(np.sort(places), np.arange(len(self._vectors))):
             raise IndexCorruptError(f"{self.path}: does not hold each vector of its segment once; {RESTORE}")

@@ -5,6 +5,7 @@ its own neighbour), and sums of two of them, which lie between the windows as a 
 sentences may lie further off still; `salm-retrieve` users can measure that with `Index.search(..., exact=True)`.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,10 @@ READ_AT_ONCE = 8192
 
 CANDIDATES_PER_HIT = (2, 4, 8)
 """How many candidates per hit may be scored exactly, to make up for the 8 bits of the lists."""
+
+
+Measured = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Means and standard errors, one row for each of `MEASURED_K` and one column for each kind of queries."""
 
 
 class Tuned(NamedTuple):
@@ -53,11 +58,12 @@ def tune(
         recall: in (0, 1].
     """
     trial = _Trial(index, vectors, held_out_places)
+    fewest = trial.fewest_probes(recall)
     num_lists = int(index.nlist)
     for factor in CANDIDATES_PER_HIT:
-        low, high = 0, 1
+        low, high = fewest - 1, fewest
         while high < num_lists and not trial.reaches(recall, high, factor):
-            low, high = high, min(2 * high, num_lists)
+            low, high = high, min(2 * high - fewest + 1, num_lists)
         if high == num_lists and not trial.reaches(recall, high, factor) and factor != CANDIDATES_PER_HIT[-1]:
             continue
         while high - low > 1:
@@ -82,20 +88,42 @@ class _Trial:
         own[: len(held_out), 0] = held_out_places
         # The stable order puts a query's own window last, where it is cut off.
         order = np.argsort(places == own, axis=1, kind="stable")
-        self.truth = self._keys(np.take_along_axis(places, order, axis=1)[:, :MAX_K])
+        self.neighbours = np.take_along_axis(places, order, axis=1)[:, :MAX_K]
+        self.truth = self._keys(self.neighbours)
+        self._recalls: dict[tuple[int, int], Measured] = {}
+
+    def fewest_probes(self, recall: float) -> int:
+        """How many lists must be read at the least: with fewer, too many true neighbours lie in the others."""
+        num_lists = int(self.index.nlist)
+        _, nearest = self.index.quantizer.search(self.queries, num_lists)
+        ranks = np.empty_like(nearest)
+        np.put_along_axis(ranks, nearest, np.arange(num_lists)[None], axis=1)
+        cells = np.empty(self.index.ntotal, np.int64)
+        for number, places in enumerate(places_by_list(self.index)):
+            cells[places] = number
+        ranks = np.take_along_axis(ranks, cells[self.neighbours], axis=1)
+        for num_probes in range(1, num_lists):
+            if _is_reached(recall, self._summarised(ranks[:, :k] < num_probes for k in MEASURED_K)):
+                return num_probes
+        return num_lists
 
     def reaches(self, recall: float, num_probes: int, factor: int) -> bool:
-        means, errors = self.recalls(num_probes, factor)
-        return bool(np.all(means - errors >= recall))
+        return _is_reached(recall, self.recalls(num_probes, factor))
 
-    def recalls(self, num_probes: int, factor: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def recalls(self, num_probes: int, factor: int) -> Measured:
         """Mean recall and its standard error, for each kind of queries and each of `MEASURED_K`."""
-        parameters = load_faiss().SearchParametersIVF(nprobe=num_probes)
-        shares = np.empty((len(MEASURED_K), self.num_queries))
-        for row, k in enumerate(MEASURED_K):
-            _, candidates = self.index.search(self.queries, factor * k + 1, params=parameters)
+        if (num_probes, factor) not in self._recalls:
+            parameters = load_faiss().SearchParametersIVF(nprobe=num_probes)
+            _, candidates = self.index.search(self.queries, factor * MAX_K + 1, params=parameters)
+            keys = self._keys(candidates)
             # Exact scores will put every true neighbour among the candidates to the front.
-            shares[row] = np.isin(self.truth[:, :k], self._keys(candidates)).mean(axis=1)
+            self._recalls[num_probes, factor] = self._summarised(
+                np.isin(self.truth[:, :k], keys[:, : factor * k + 1]) for k in MEASURED_K
+            )
+        return self._recalls[num_probes, factor]
+
+    def _summarised(self, found: Iterable[NDArray[np.bool_]]) -> Measured:
+        shares = np.stack([hits.mean(axis=1) for hits in found])
         kinds = shares.reshape(len(MEASURED_K), 2, -1)
         return kinds.mean(axis=2), kinds.std(axis=2) / np.sqrt(kinds.shape[2])
 
@@ -103,6 +131,11 @@ class _Trial:
         """Numbers that differ for different places and for different queries (rows); -1 where there is no place."""
         keys: NDArray[np.int64] = places * self.num_queries + np.arange(self.num_queries)[:, None]
         return np.where(places < 0, -1, keys)
+
+
+def _is_reached(recall: float, measured: Measured) -> bool:
+    means, errors = measured
+    return bool(np.all(means - errors >= recall))
 
 
 def neighbours(vectors: FlatVectors, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -129,3 +162,11 @@ def neighbours(vectors: FlatVectors, queries: NDArray[np.float32], k: int) -> ND
             places = np.take_along_axis(places, best, axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(places, order, axis=1)
+
+
+def places_by_list(index: Any) -> Iterator[NDArray[np.int64]]:
+    """The ids in each list of a FAISS IVF index."""
+    faiss = load_faiss()
+    for number in range(index.nlist):
+        size = index.invlists.list_size(number)
+        yield faiss.rev_swig_ptr(index.invlists.get_ids(number), size).copy() if size else np.empty(0, np.int64)

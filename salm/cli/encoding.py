@@ -14,8 +14,9 @@ import torch
 from torch.nn import functional
 
 from salm.audio.io import SAMPLE_RATE_HZ, Window
-from salm.cli.jobs import Encoding, Job, Outcome
-from salm.cli.reading import End, read_ahead
+from salm.cli.jobs import Begun, Encoding, Job, Outcome
+from salm.cli.reading import End, Start, read_ahead
+from salm.cli.unfinished import Unfinished
 from salm.geometry import azimuth_elevation
 
 if TYPE_CHECKING:
@@ -33,7 +34,17 @@ class _Partial:
         self.vectors: list[np.ndarray] = []
         self.rows: list[dict[str, Any]] = []
         self.num_waiting = 0
+        self.content_hash = ""
         self.end: End | None = None
+
+    def start(self, start: Start) -> None:
+        self.content_hash = start.content_hash
+        if start.begun is not None:
+            self.vectors, self.rows = list(start.begun.vectors), list(start.begun.rows)
+
+    def begun(self) -> Begun:
+        # An interruption may fall between a vector and its row.
+        return Begun(self.content_hash, np.array(self.vectors[: len(self.rows)]), self.rows)
 
     def outcome(self) -> Outcome:
         end, path = self.end, self.job.path
@@ -42,12 +53,16 @@ class _Partial:
             return Outcome(path, error=end.error)
         if end.is_known:
             return Outcome(path)
-        fields = self.job.metadata | {"path": path, "content_hash": end.content_hash}
+        fields = self.job.metadata | {"path": path, "content_hash": self.content_hash}
         return Outcome(path, np.stack(self.vectors), [fields | row for row in self.rows])
 
 
 def encode_jobs(
-    embedder: "Embedder", encoding: Encoding, jobs: Iterable[Job], on_windows: OnWindows | None = None
+    embedder: "Embedder",
+    encoding: Encoding,
+    jobs: Iterable[Job],
+    on_windows: OnWindows | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Generator[Outcome, None, None]:
     """Encode recordings, but for those that the index has as they are; the outcomes come in the order of the jobs.
 
@@ -55,25 +70,34 @@ def encode_jobs(
 
     Args:
         jobs: drawn from as readers get to them.
+        unfinished: where the windows of the recording that is being encoded are kept, now and then and at the end.
     """
     partials = deque[_Partial]()
     batch: list[tuple[_Partial, Window, float]] = []
-    with closing(read_ahead(jobs, encoding)) as pieces:
-        for job, piece in pieces:
-            if not partials or partials[-1].job is not job:
-                partials.append(_Partial(job))
-            if isinstance(piece, End):
-                partials[-1].end = piece
-            else:
-                partials[-1].num_waiting += 1
-                batch.append((partials[-1], piece.window, piece.share))
-            if len(batch) == encoding.batch_size:
-                _encode(embedder, encoding, batch, on_windows)
-                batch = []
-            yield from _finished(partials)
-    if batch:
-        _encode(embedder, encoding, batch, on_windows)
-    yield from _finished(partials)
+    try:
+        with closing(read_ahead(jobs, encoding)) as items:
+            for job, item in items:
+                if not partials or partials[-1].job is not job:
+                    partials.append(_Partial(job))
+                if isinstance(item, Start):
+                    partials[-1].start(item)
+                elif isinstance(item, End):
+                    partials[-1].end = item
+                else:
+                    partials[-1].num_waiting += 1
+                    batch.append((partials[-1], item.window, item.share))
+                if len(batch) == encoding.batch_size:
+                    _encode(embedder, encoding, batch, on_windows)
+                    batch = []
+                    if unfinished is not None and unfinished.is_due():
+                        unfinished.save(partials[0].job.path, partials[0].begun())
+                yield from _finished(partials)
+        if batch:
+            _encode(embedder, encoding, batch, on_windows)
+        yield from _finished(partials)
+    finally:
+        if unfinished is not None and partials:
+            unfinished.save(partials[0].job.path, partials[0].begun())
 
 
 def _finished(partials: deque[_Partial]) -> Iterator[Outcome]:

@@ -5,7 +5,8 @@ workers of Ray (`salm.cli.ray_encoding`), which give the same vectors.
 
 A recording is encoded again only if its content, the way it is cut and read, or what its scene manifest says about it
 has changed; `content_hash` in the index holds all of that. Commits are far enough apart to cost little and near enough
-to lose little; an interruption, or an error in the midst of it, commits what is done.
+to lose little; an interruption, or an error in the midst of it, commits what is done. Of a long recording that was
+being encoded then, the windows that are done wait beside the index for the next run (`salm.cli.unfinished`).
 """
 
 import os
@@ -22,8 +23,9 @@ from salm_index import Index, IndexNotFoundError, MilvusIndex
 import salm
 from salm.cli.encoding import encode_jobs
 from salm.cli.index_progress import OnDone, Tracker
-from salm.cli.jobs import Encoding, Job, Outcome
+from salm.cli.jobs import Begun, Encoding, Job, Outcome
 from salm.cli.locate import Store
+from salm.cli.unfinished import Unfinished
 from salm.errors import AudioFormatError, ConfigError, ManifestError
 from salm.manifest import Scene, read_scenes
 from salm.progress import Progress
@@ -110,12 +112,13 @@ def update_index(
     embedder = salm.load(model, precision=precision)
     with _open(index_path, embedder, kind, recall) as index:
         report = IndexReport(index_path, index.model)
-        jobs = _jobs(files, known, _scenes(source))
-        update = _Update(index, known, report)
+        unfinished = None if isinstance(index_path, Store) else Unfinished(index_path, index.model)
+        jobs = _jobs(files, known, _scenes(source), {} if unfinished is None else unfinished.load())
+        update = _Update(index, known, report, unfinished)
         tracker = Tracker([job.path for job in jobs], progress, on_done)
         outcomes: Generator[Outcome, None, None]
         if num_workers is None:
-            outcomes = encode_jobs(embedder, encoding, jobs, tracker.on_windows)
+            outcomes = encode_jobs(embedder, encoding, jobs, tracker.on_windows, unfinished)
         else:
             from salm.cli.ray_encoding import encode_with_ray
 
@@ -173,8 +176,14 @@ def parse_workers(workers: str) -> int:
 class _Update:
     """One run over the recordings: what is encoded but not yet committed, and what goes into the report."""
 
-    def __init__(self, index: Index | MilvusIndex, known: Mapping[str, str | None], report: IndexReport) -> None:
-        self.index, self.known, self.report = index, known, report
+    def __init__(
+        self,
+        index: Index | MilvusIndex,
+        known: Mapping[str, str | None],
+        report: IndexReport,
+        unfinished: Unfinished | None,
+    ) -> None:
+        self.index, self.known, self.report, self.unfinished = index, known, report, unfinished
         # One entry per recording, so that an interruption never leaves half of one behind.
         self.pending: list[Outcome] = []
         self.next_commit_s = time.monotonic() + COMMIT_S
@@ -209,6 +218,9 @@ class _Update:
             vectors = np.concatenate([outcome.vectors for outcome in self.pending if outcome.vectors is not None])
             rows = [row for outcome in self.pending for row in outcome.rows or ()]
             self.index.replace([outcome.path for outcome in self.pending], vectors, rows)
+            if self.unfinished is not None:
+                for outcome in self.pending:
+                    self.unfinished.forget(outcome.path)
             self.pending = []
         finished_s = time.monotonic()
         self.next_commit_s = finished_s + max(COMMIT_S, (finished_s - started_s) / COMMIT_SHARE)
@@ -249,8 +261,13 @@ def _open(place: Path | Store, embedder: "Embedder", kind: str | None, recall: f
     return index
 
 
-def _jobs(files: Iterable[Path], known: Mapping[str, str | None], scenes: Mapping[str, dict[str, Any]]) -> list[Job]:
-    return [Job(path, scenes.get(path, {}), known.get(path)) for path in map(str, files)]
+def _jobs(
+    files: Iterable[Path],
+    known: Mapping[str, str | None],
+    scenes: Mapping[str, dict[str, Any]],
+    begun: Mapping[str, Begun],
+) -> list[Job]:
+    return [Job(path, scenes.get(path, {}), known.get(path), begun.get(path)) for path in map(str, files)]
 
 
 def _is_under(path: str, source: Path) -> bool:

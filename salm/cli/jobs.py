@@ -46,12 +46,33 @@ class Encoding:
         return described
 
 
+class Begun(NamedTuple):
+    """The first windows of a recording, which an interrupted run has encoded.
+
+    Args:
+        content_hash: what the recording was then.
+        vectors: shape (windows, width).
+        rows: one per window, without what all windows of the recording share.
+    """
+
+    content_hash: str
+    vectors: np.ndarray
+    rows: list[dict[str, Any]]
+
+
 class Job(NamedTuple):
-    """One recording to look at: its path, what its manifest says about it, and its content hash in the index."""
+    """One recording to look at.
+
+    Args:
+        metadata: what its manifest says about it.
+        known_hash: its content hash in the index.
+        begun: the windows that need not be encoded again if it still is as it was then.
+    """
 
     path: str
     metadata: dict[str, Any]
     known_hash: str | None
+    begun: Begun | None = None
 
 
 class Outcome(NamedTuple):

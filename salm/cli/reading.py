@@ -9,13 +9,14 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from salm.audio.io import Window, audio_info, stream_windows
-from salm.cli.jobs import Encoding, Job
+from salm.cli.jobs import Begun, Encoding, Job
 from salm.errors import AudioFormatError
 
 NUM_READERS = min(8, max(2, os.cpu_count() or 1))
@@ -35,12 +36,21 @@ class Piece(NamedTuple):
     share: float
 
 
-class End(NamedTuple):
-    """A recording has been read: the hash of its content, or why it cannot be used; `is_known` if it was not read."""
+class Start(NamedTuple):
+    """A recording is about to be read: the hash of its content, and the windows before the first one that follows."""
 
-    content_hash: str = ""
+    content_hash: str
+    begun: Begun | None
+
+
+class End(NamedTuple):
+    """A recording has been read, or cannot be used; `is_known` if the index has it as it is."""
+
     is_known: bool = False
     error: str | None = None
+
+
+Item = Start | Piece | End
 
 
 class _Reading:
@@ -48,9 +58,9 @@ class _Reading:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.items: queue.Queue[Piece | End | BaseException] = queue.Queue(WINDOWS_AHEAD)
+        self.items: queue.Queue[Item | BaseException] = queue.Queue(WINDOWS_AHEAD)
 
-    def put(self, item: Piece | End | BaseException, stop: threading.Event) -> bool:
+    def put(self, item: Item | BaseException, stop: threading.Event) -> bool:
         """Wait for room; False if nobody will read any more."""
         while not stop.is_set():
             try:
@@ -61,8 +71,8 @@ class _Reading:
         return False
 
 
-def read_ahead(jobs: Iterable[Job], encoding: Encoding) -> Generator[tuple[Job, Piece | End], None, None]:
-    """The windows of all recordings in their order, and after those of each recording its `End`.
+def read_ahead(jobs: Iterable[Job], encoding: Encoding) -> Generator[tuple[Job, Item], None, None]:
+    """The windows of all recordings in their order, those of each one between its `Start` and its `End`.
 
     Closing the generator stops the readers.
     """
@@ -99,21 +109,23 @@ def read_ahead(jobs: Iterable[Job], encoding: Encoding) -> Generator[tuple[Job, 
             reader.join(timeout=1.0)
 
 
-def read(job: Job, encoding: Encoding) -> Iterator[Piece | End]:
-    """The windows of one recording, then its `End`; no window if the index has it as it is."""
+def read(job: Job, encoding: Encoding) -> Iterator[Item]:
+    """The windows of one recording between its `Start` and its `End`; an `End` alone if the index has it as it is."""
     try:
         path = _checked(job.path)
         content_hash = encoding.content_hash(path, job.metadata)
         if content_hash == job.known_hash:
-            yield End(content_hash, is_known=True)
+            yield End(is_known=True)
             return
+        begun = job.begun if job.begun is not None and job.begun.content_hash == content_hash else None
+        yield Start(content_hash, begun)
         duration_s = max(audio_info(path).duration_s, 1e-9)
         windows = stream_windows(path, window_s=encoding.window_s, hop_s=encoding.hop_s, convention=encoding.convention)
-        for window in windows:
+        for window in islice(windows, 0 if begun is None else len(begun.rows), None):
             # A copy, since the samples are a view of all that was read at once.
             own = Window(np.array(window.samples), window.start_s, window.end_s)
             yield Piece(own, min(1.0, window.end_s / duration_s))
-        yield End(content_hash)
+        yield End()
     except AudioFormatError as error:
         yield End(error=str(error))
     except OSError as error:

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
+from salm_index import Index
 
 import salm
 from salm.cli import encoding as encoding_module
 from salm.cli import reading
+from salm.cli import unfinished as unfinished_module
 from salm.cli.encoding import encode_jobs
 from salm.cli.index_progress import Done, Pace, Tracker, index_progress
 from salm.cli.indexing import update_index
 from salm.cli.jobs import Encoding, Job
-from salm.cli.reading import End, Piece, read_ahead
+from salm.cli.reading import End, Piece, Start, read_ahead
 from salm.errors import SalmError
 from tests.cli.commands import RATE, write_recording
 
@@ -95,6 +98,7 @@ def test_readers_run_ahead_but_not_far(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(reading, "stream_windows", watched)
     jobs = [Job(str(path), {}, None) for path in (long, *others)]
     with closing(read_ahead(jobs, Encoding())) as items:
+        assert isinstance(next(items)[1], Start)
         job, item = next(items)
         assert (job.path, isinstance(item, Piece)) == (str(long), True)
         # Nobody takes any more: the readers fill their queues, the one of the long recording too, and wait.
@@ -146,21 +150,77 @@ def test_an_error_of_the_program_in_a_reader_is_raised(
 def test_an_error_of_the_model_commits_what_is_done(
     recordings: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with monkeypatch.context() as patched:
+        failing_from(3, patched)
+        with pytest.raises(SalmError, match="out of memory"):
+            update_index(recordings, tmp_path / "my.index", model=str(tiny), batch_size=1)
+    report = update_index(recordings, tmp_path / "my.index", model=str(tiny))
+    assert (len(report.unchanged), len(report.added)) == (2, 2)
+
+
+def failing_from(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the model fail at a batch, counted from 1."""
     encode, calls = encoding_module._encode, 0
 
     def fail_later(*arguments: object) -> None:
         nonlocal calls
         calls += 1
-        if calls == 3:
+        if calls == batch:
             raise SalmError("out of memory")
         encode(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(encoding_module, "_encode", fail_later)
-    with pytest.raises(SalmError, match="out of memory"):
-        update_index(recordings, tmp_path / "my.index", model=str(tiny), batch_size=1)
-    monkeypatch.setattr(encoding_module, "_encode", encode)
-    report = update_index(recordings, tmp_path / "my.index", model=str(tiny))
-    assert (len(report.unchanged), len(report.added)) == (2, 2)
+
+
+def test_a_long_recording_goes_on_where_it_was_interrupted(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished_module, "MIN_WINDOWS", 4)
+    source, index = tmp_path / "in", tmp_path / "my.index"
+    write_recording(source / "long.wav", seconds=59.0)
+    with monkeypatch.context() as patched:
+        failing_from(4, patched)
+        with pytest.raises(SalmError, match="out of memory"):
+            update_index(source, index, model=str(tiny), batch_size=2)
+    assert len(list(index.glob("unfinished-*"))) == 1
+    assert len(Index.open(index)) == 0
+    told: list[Done] = []
+    update_index(source, index, model=str(tiny), batch_size=2, on_done=told.append)
+    assert told[-1].windows == 11 - 6
+    assert list(index.glob("unfinished-*")) == []
+    update_index(source, tmp_path / "other.index", model=str(tiny), batch_size=2)
+    with Index.open(index) as resumed, Index.open(tmp_path / "other.index") as whole:
+        resumed.export(tmp_path / "resumed")
+        whole.export(tmp_path / "whole")
+    vectors = [np.load(tmp_path / name / "vectors.npy") for name in ("resumed", "whole")]
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    rows = [parquet.read_table(tmp_path / name / "rows.parquet").to_pylist() for name in ("resumed", "whole")]
+    for one, other in zip(*rows, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+
+
+@pytest.mark.parametrize("fault", ["changed", "gone", "damaged"])
+def test_windows_of_another_recording_are_not_taken_up(
+    fault: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished_module, "MIN_WINDOWS", 4)
+    source, index = tmp_path / "in", tmp_path / "my.index"
+    path = write_recording(source / "long.wav", seconds=59.0)
+    with monkeypatch.context() as patched:
+        failing_from(4, patched)
+        with pytest.raises(SalmError, match="out of memory"):
+            update_index(source, index, model=str(tiny), batch_size=2)
+    kept = next(index.glob("unfinished-*"))
+    if fault == "changed":
+        write_recording(path, seconds=59.0, seed=1)
+    elif fault == "gone":
+        path.rename(source / "renamed.wav")
+    else:
+        kept.write_bytes(kept.read_bytes()[:-100])
+    told: list[Done] = []
+    update_index(source, index, model=str(tiny), batch_size=2, on_done=told.append)
+    assert told[-1].windows == 11
+    assert not kept.exists()
 
 
 def test_progress_grows_within_a_long_recording(tiny: Path, tmp_path: Path) -> None:
