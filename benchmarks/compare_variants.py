@@ -1,11 +1,13 @@
 """The paper's comparison at one small budget: the whole model, the spatial branch alone, the semantic one, no L_CL.
 
-python benchmarks/compare_variants.py --data ../shared/data --out benchmarks/results/variants.json
+python benchmarks/compare_variants.py --data ../shared/data                # benchmarks/results/variants.json
+python benchmarks/compare_variants.py --data ../shared/data --compare ingredients --epochs 6
 
 As in the paper, all variants start from towers that were trained apart: a semantic branch on captions (there
 LAION-CLAP) and a spatial branch on what and where (there PSELDNets), both made here, small. From there each variant is
 trained for the same number of steps over the same scenes, with each seed in another order, and scored on the frozen
-test scenes. A run that is interrupted goes on where it stopped; what is scored already is not trained again.
+test scenes. The ingredients are what a semantic branch that starts from nothing learns meaning from, each left out
+once. A run that is interrupted goes on where it stopped; what is scored already is not trained again.
 """
 
 import argparse
@@ -39,13 +41,16 @@ CAPTIONS = {"semantic": 0.5, "labels": 0.5}
 SPATIAL_CAPTIONS = {"joint": 0.5, "scenes": 0.5}
 """L_sCL, over a batch and over all labels in all directions."""
 NOTHING = dict.fromkeys(("semantic", "labels", "joint", "scenes", "doa", "prompts", "teacher", "tags"), 0.0)
-BEFORE: dict[str, tuple[list[str], dict[str, float]]] = {
-    "captions": (["semantic"], {**CAPTIONS, "teacher": 1.0, "tags": 20.0}),
+TEACHER = {"teacher": 1.0, "tags": 20.0}
+Training = tuple[list[str], dict[str, float]]
+"""Branches and losses."""
+BEFORE: dict[str, Training] = {
+    "captions": (["semantic"], {**CAPTIONS, **TEACHER}),
     "detection": (["spatial"], {**SPATIAL_CAPTIONS, **PROMPTS}),
 }
-"""The two trainings before all others: branches and losses."""
+"""The two trainings before all variants."""
 BOTH = ["semantic", "spatial"]
-VARIANTS: dict[str, tuple[list[str], dict[str, float]]] = {
+VARIANTS: dict[str, Training] = {
     "SALM": (BOTH, {**CAPTIONS, **SPATIAL_CAPTIONS, **PROMPTS}),
     "SALM without L_CL": (BOTH, {**SPATIAL_CAPTIONS, **PROMPTS}),
     "SALM-s (spatial branch alone)": (["spatial"], {**SPATIAL_CAPTIONS, **PROMPTS}),
@@ -55,13 +60,20 @@ VARIANTS: dict[str, tuple[list[str], dict[str, float]]] = {
 }
 TARGETS = {"SALM, plain InfoNCE": "instance", "SALM, masked InfoNCE": "masked"}
 """Contrastive targets of the variants that differ in nothing else; all others have several positives."""
-COLUMNS = {
-    "precision@1": "P@1",
-    "map": "mAP",
-    "recall@10": "R@10",
-    "direction": "direction",
-    "label": "label",
+INGREDIENTS: dict[str, Training] = {
+    "captions, the teacher's embeddings and tags": (["semantic"], {**CAPTIONS, **TEACHER}),
+    "without the teacher's embeddings": (["semantic"], {**CAPTIONS, **TEACHER, "teacher": 0.0}),
+    "without the teacher's tags": (["semantic"], {**CAPTIONS, **TEACHER, "tags": 0.0}),
+    "without the teacher": (["semantic"], CAPTIONS),
+    "without the captions of a batch": (["semantic"], {**CAPTIONS, **TEACHER, "semantic": 0.0}),
+    "without the captions of all labels": (["semantic"], {**CAPTIONS, **TEACHER, "labels": 0.0}),
 }
+COLUMNS = {
+    "variants": {"precision@1": "P@1", "map": "mAP", "recall@10": "R@10", "direction": "direction", "label": "label"},
+    "ingredients": {"label": "label"},
+}
+FROM_NOTHING = {"contrastive_steps": [80, 250]}
+"""Contrastive losses from the first step on would keep fresh towers from learning."""
 
 
 def main() -> None:
@@ -70,34 +82,37 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with sounds and teachers")
     parser.add_argument("--runs", type=Path, default=Path("runs/variants"), help="folder for the trainings")
     parser.add_argument("--cache", type=Path, default=Path(".cache/benchmarks"), help="folder for the test scenes")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/variants.json"), help="the scores")
-    parser.add_argument("--epochs", type=int, default=4, help="of 100 steps, for each variant")
+    parser.add_argument("--compare", choices=list(COLUMNS), default="variants")
+    parser.add_argument("--out", type=Path, help="the scores [default: in benchmarks/results]")
+    parser.add_argument("--epochs", type=int, default=4, help="of 100 steps, for each training that is scored")
     parser.add_argument("--epochs-before", type=int, default=12, help="for each of the two branches before that")
     parser.add_argument("--seeds", type=int, default=3, help="orders of the scenes")
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--config", type=Path, action="append", default=[], help="further settings for every training")
     arguments = parser.parse_args()
+    arguments.out = arguments.out or Path("benchmarks/results") / f"{arguments.compare}.json"
     scores = json.loads(arguments.out.read_text())["scores"] if arguments.out.is_file() else {}
-    start = common_start(arguments)
+    if arguments.compare == "variants":
+        trainings, start, common = VARIANTS, common_start(arguments), {}
+    else:
+        trainings, start, common = INGREDIENTS, fresh_start(arguments), FROM_NOTHING
     scenes = arguments.cache / "centre-v1"
     with progress_on_stderr("simulating centre-v1") as progress:
         build(arguments.data / "sounds/test/manifest.csv", scenes, "centre-v1", progress)
     for seed in range(1, arguments.seeds + 1):
-        for name in arguments.variants:
+        for number, (name, (branches, losses)) in enumerate(trainings.items()):
             if str(seed) in scores.get(name, {}):
                 continue
-            branches, losses = VARIANTS[name]
             settings = {"branches": branches, "loss": NOTHING | losses, "targets": TARGETS.get(name, "multi_positive")}
-            run = arguments.runs / f"{seed}-{list(VARIANTS).index(name)}"
-            model = train(arguments, run, start, settings, arguments.epochs, seed)
+            run = arguments.runs / f"{arguments.compare}-{seed}-{number}"
+            model = train(arguments, run, start, settings | common, arguments.epochs, seed)
             scores.setdefault(name, {})[str(seed)] = score(model, scenes, arguments.data / "core_labels.txt")
             write(arguments, scores)
-    sys.stdout.write(table(scores))
+    sys.stdout.write(table(scores, COLUMNS[arguments.compare]))
 
 
-def common_start(arguments: argparse.Namespace) -> Path:
-    """The folder of a model with both branches, trained apart; its text tower is the bundled model's."""
-    folder = arguments.runs / "start"
+def fresh_start(arguments: argparse.Namespace) -> Path:
+    """The folder of a model that has learned nothing but text; its text tower is the bundled model's."""
+    folder: Path = arguments.runs / "fresh"
     if (folder / "config.json").is_file():
         return folder
     bundled = load_checkpoint(find_checkpoint("salm-small"))
@@ -106,15 +121,24 @@ def common_start(arguments: argparse.Namespace) -> Path:
     model = build_model(config)
     text = {name: value for name, value in bundled.model.state_dict().items() if name.startswith("text_")}
     model.load_state_dict({**model.state_dict(), **text})
-    fresh = arguments.runs / "fresh"
-    save_checkpoint(fresh, model, config, bundled.tokenizer)
-    state = model.state_dict()
-    for name, (branches, losses) in BEFORE.items():
-        settings = {"branches": branches, "loss": NOTHING | losses, "contrastive_steps": [80, 250]}
-        trained = load_checkpoint(train(arguments, arguments.runs / name, fresh, settings, arguments.epochs_before, 0))
-        state |= trained.model.state_dict()  # of what both have (the norm of the maps), the second one's
-    model.load_state_dict(state)
     save_checkpoint(folder, model, config, bundled.tokenizer)
+    return folder
+
+
+def common_start(arguments: argparse.Namespace) -> Path:
+    """The folder of a model with both branches, trained apart."""
+    folder: Path = arguments.runs / "start"
+    if (folder / "config.json").is_file():
+        return folder
+    start = fresh_start(arguments)
+    fresh = load_checkpoint(start)
+    state = fresh.model.state_dict()
+    for name, (branches, losses) in BEFORE.items():
+        settings = {"branches": branches, "loss": NOTHING | losses, **FROM_NOTHING}
+        trained = load_checkpoint(train(arguments, arguments.runs / name, start, settings, arguments.epochs_before, 0))
+        state |= trained.model.state_dict()  # of what both have (the norm of the maps), the second one's
+    fresh.model.load_state_dict(state)
+    save_checkpoint(folder, fresh.model, fresh.config, fresh.tokenizer)
     return folder
 
 
@@ -177,11 +201,11 @@ def write(arguments: argparse.Namespace, scores: Mapping[str, Mapping[str, Mappi
     partial.replace(arguments.out)
 
 
-def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Mapping[str, str]) -> str:
     """Means over the seeds and, behind ±, half the span from the lowest to the highest, in Markdown; in percent."""
-    rows = [["variant", *COLUMNS.values(), "seeds"], ["---"] * (len(COLUMNS) + 2)]
+    rows = [["training", *columns.values(), "seeds"], ["---"] * (len(columns) + 2)]
     for name, by_seed in scores.items():
-        cells = [_mean_and_span([found[column] for found in by_seed.values()]) for column in COLUMNS]
+        cells = [_mean_and_span([found[column] for found in by_seed.values()]) for column in columns]
         rows.append([name, *cells, str(len(by_seed))])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
