@@ -8,6 +8,7 @@ import json
 import os
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,7 @@ class Unfinished:
         self._next_save_s = time.monotonic() + SAVE_S
 
     def load(self) -> dict[str, Begun]:
-        """What earlier runs have left, by the recordings' paths. What is damaged, or of a recording that is gone, goes.
-
-        Raises:
-            OSError: a file cannot be read or deleted.
-        """
+        """What earlier runs have left, by path; what is damaged, or of a recording that is gone, is deleted."""
         found = {}
         for file in self.folder.glob("unfinished-*.npz"):
             try:
@@ -45,11 +42,11 @@ class Unfinished:
                     told = json.loads(str(content["about"]))
                     begun = Begun(told["content_hash"], content["vectors"], told["rows"])
                     path, model_id = told["path"], told["model"]
-            except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                file.unlink()
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                _delete(file)
                 continue
             if not os.path.isfile(path) or len(begun.vectors) != len(begun.rows):
-                file.unlink()
+                _delete(file)
             elif model_id == self.model_id:
                 found[path] = begun
         return found
@@ -71,11 +68,17 @@ class Unfinished:
                 np.savez(stream, about=json.dumps(told), vectors=begun.vectors)
             partial.replace(file)
         except OSError:
-            partial.unlink(missing_ok=True)
+            _delete(partial)
 
     def forget(self, path: str) -> None:
         """The recording is in the index now."""
-        self._file(path).unlink(missing_ok=True)
+        _delete(self._file(path))
 
     def _file(self, path: str) -> Path:
         return self.folder / f"unfinished-{hashlib.sha256(path.encode()).hexdigest()[:16]}.npz"
+
+
+def _delete(file: Path) -> None:
+    """If it can be: nothing is wrong with an index that has such a file beside it."""
+    with suppress(OSError):
+        file.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from salm.cli.index_progress import Done, Pace, Tracker, index_progress
 from salm.cli.indexing import update_index
 from salm.cli.jobs import Encoding, Job
 from salm.cli.reading import End, Piece, Start, read_ahead
+from salm.cli.unfinished import Unfinished
 from salm.errors import SalmError
 from tests.cli.commands import RATE, write_recording
 
@@ -197,6 +198,16 @@ def test_a_long_recording_goes_on_where_it_was_interrupted(
     rows = [parquet.read_table(tmp_path / name / "rows.parquet").to_pylist() for name in ("resumed", "whole")]
     for one, other in zip(*rows, strict=True):
         assert one == pytest.approx(other, abs=1e-3)
+
+
+def test_a_long_recording_is_kept_now_and_then(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed can keep nothing at its end."""
+    kept: list[int] = []
+    monkeypatch.setattr(unfinished_module, "SAVE_S", 0.0)
+    monkeypatch.setattr(Unfinished, "save", lambda _, __, begun: kept.append(len(begun.rows)))
+    write_recording(tmp_path / "in" / "long.wav", seconds=59.0)
+    update_index(tmp_path / "in", tmp_path / "my.index", model=str(tiny), batch_size=2)
+    assert kept == [2, 4, 6, 8, 10]
 
 
 @pytest.mark.parametrize("fault", ["changed", "gone", "damaged"])
