@@ -49,6 +49,11 @@ class Query:
         if self.direction is not None and self.part != "all":
             raise ConfigError(f"a direction makes no sense where only {self.part!r} counts; leave one of them out")
 
+    @property
+    def is_plain_recording(self) -> bool:
+        """Whether its vector is of the kind that an index holds: a recording as it is."""
+        return self.like is not None and self.direction is None and self.part == "all"
+
 
 def query_vector(model: Embedder, query: Query) -> Float[NDArray[np.float32], "1 width"]:
     """The L2-normalised vector to search joint embeddings with.

@@ -121,7 +121,8 @@ class Reader:
             where: conditions on the windows, such as ``{"azimuth_deg": (22.5, 67.5), "path": "yard/*"}``; the forms
                 are listed in `salm_index.filters`.
             model: the model that made the query; none skips the check.
-            exact: compare with all windows, whatever the kind.
+            exact: compare with all windows, whatever the kind. For queries that are not of the kind of the windows,
+                such as sentences: the recall of "ivf" was measured with windows (`salm_index.tuning`).
 
         Returns:
             Hits, best first; equal scores in the order in which the windows were added.

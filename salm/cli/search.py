@@ -29,6 +29,9 @@ def search_index(
 ) -> list[Hit]:
     """The k windows of an index that are most like what is looked for.
 
+    Inverted lists are read only for a recording as it is: their recall was measured with such vectors. Sentences lie
+    apart from all windows, with their nearest ones in any list, so they are compared with all of them.
+
     Args:
         place: the index folder, or a store.
         query: a sentence such as "dog barking from the northwest", or a `Query`.
@@ -47,10 +50,10 @@ def search_index(
         query = Query(query)
     with place.open() if isinstance(place, Store) else Index.open(place) as index:
         embedder = _load(index, model)
-        vector = query_vector(embedder, query)
+        vector, exact = query_vector(embedder, query), not query.is_plain_recording
         if per_recording:
-            return _best_of_each(index, vector, k, where, embedder.model_id)
-        return index.search(vector, k, where, model=embedder.model_id)
+            return _best_of_each(index, vector, k, where, embedder.model_id, exact)
+        return index.search(vector, k, where, model=embedder.model_id, exact=exact)
 
 
 def hit_to_json(hit: Hit) -> dict[str, Any]:
@@ -112,11 +115,11 @@ def _sector_range(word: str) -> tuple[float, float]:
 
 
 def _best_of_each(
-    index: Index | MilvusIndex, vector: Any, k: int, where: Mapping[str, Any] | None, model: str
+    index: Index | MilvusIndex, vector: Any, k: int, where: Mapping[str, Any] | None, model: str, exact: bool
 ) -> list[Hit]:
     wanted = k
     while True:
-        hits = index.search(vector, wanted, where, model=model)
+        hits = index.search(vector, wanted, where, model=model, exact=exact)
         best = list({hit.path: hit for hit in reversed(hits)}.values())
         best.sort(key=lambda hit: hit.rank)
         if len(best) >= k or len(hits) < wanted:

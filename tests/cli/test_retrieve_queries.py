@@ -1,10 +1,11 @@
 """`salm-retrieve` beyond a plain sentence: examples, parts, filters, one hit per recording."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from salm_index import Index
+from salm_index import Hit, Index
 
 import salm
 from salm.cli.indexing import update_index
@@ -52,6 +53,27 @@ def test_options_ask_what_the_library_would(
         expected = opened.search(query_vector(salm.load(tiny), query), 10)
     assert [hit["path"] for hit in found.json] == [hit.path for hit in expected]
     np.testing.assert_allclose([hit["score"] for hit in found.json], [hit.score for hit in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("per_recording", [False, True])
+def test_only_a_recording_as_it_is_may_be_looked_for_in_lists(
+    index: Path, recordings: Path, tiny: Path, per_recording: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists find what their recall promises among vectors like the windows; sentences are not like them."""
+    asked: set[bool] = set()
+    search = Index.search
+
+    def watched(self: Index, *arguments: Any, exact: bool = False, **named: Any) -> list[Hit]:
+        asked.add(exact)
+        return search(self, *arguments, exact=exact, **named)
+
+    monkeypatch.setattr(Index, "search", watched)
+    like = recordings / "a.flac"
+    queries = [Query(QUERY), Query(like=like), Query(like=like, direction="west"), Query(like=like, part="what")]
+    for query, is_exact in zip(queries, [True, False, True, True], strict=True):
+        asked.clear()
+        search_index(index, query, 2, str(tiny), per_recording=per_recording)
+        assert asked == {is_exact}
 
 
 def test_of_each_recording_the_best_window(index: Path, tiny: Path) -> None:
