@@ -1,7 +1,7 @@
 """The paper's comparison at one small budget: the whole model, the spatial branch alone, the semantic one, no L_CL.
 
-python benchmarks/compare_variants.py --data ../shared/data                # benchmarks/results/variants.json
-python benchmarks/compare_variants.py --data ../shared/data --compare ingredients --epochs 6
+python benchmarks/compare_variants.py --data ../shared/data --epochs 2     # benchmarks/results/variants.json
+python benchmarks/compare_variants.py --data ../shared/data --compare ingredients --epochs 4 --seeds 1
 
 As in the paper, all variants start from towers that were trained apart: a semantic branch on captions (there
 LAION-CLAP) and a spatial branch on what and where (there PSELDNets), both made here, small. From there each variant is
