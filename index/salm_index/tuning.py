@@ -27,7 +27,6 @@ READ_AT_ONCE = 8192
 CANDIDATES_PER_HIT = (2, 4, 8)
 """How many candidates per hit may be scored exactly, to make up for the 8 bits of the lists."""
 
-
 Measured = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Means and standard errors, one row for each of `MEASURED_K` and one column for each kind of queries."""
 
@@ -104,7 +103,7 @@ class _Trial:
             cells[places] = number
         ranks = np.take_along_axis(ranks, cells[self.neighbours], axis=1)
         for num_probes in range(1, num_lists):
-            if _is_reached(recall, self._summarised(ranks[:, :k] < num_probes for k in MEASURED_K)):
+            if _is_reached(recall, _summarised(ranks[:, :k] < num_probes for k in MEASURED_K)):
                 return num_probes
         return num_lists
 
@@ -118,20 +117,22 @@ class _Trial:
             _, candidates = self.index.search(self.queries, factor * MAX_K + 1, params=parameters)
             keys = self._keys(candidates)
             # Exact scores will put every true neighbour among the candidates to the front.
-            self._recalls[num_probes, factor] = self._summarised(
+            self._recalls[num_probes, factor] = _summarised(
                 np.isin(self.truth[:, :k], keys[:, : factor * k + 1]) for k in MEASURED_K
             )
         return self._recalls[num_probes, factor]
-
-    def _summarised(self, found: Iterable[NDArray[np.bool_]]) -> Measured:
-        shares = np.stack([hits.mean(axis=1) for hits in found])
-        kinds = shares.reshape(len(MEASURED_K), 2, -1)
-        return kinds.mean(axis=2), kinds.std(axis=2) / np.sqrt(kinds.shape[2])
 
     def _keys(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers that differ for different places and for different queries (rows); -1 where there is no place."""
         keys: NDArray[np.int64] = places * self.num_queries + np.arange(self.num_queries)[:, None]
         return np.where(places < 0, -1, keys)
+
+
+def _summarised(found: Iterable[NDArray[np.bool_]]) -> Measured:
+    """Of which true neighbours (queries, k) were found, for each k."""
+    shares = np.stack([hits.mean(axis=1) for hits in found])
+    kinds = shares.reshape(len(MEASURED_K), 2, -1)
+    return kinds.mean(axis=2), kinds.std(axis=2) / np.sqrt(kinds.shape[2])
 
 
 def _is_reached(recall: float, measured: Measured) -> bool:

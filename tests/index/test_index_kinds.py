@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from salm_index import Index, IndexCorruptError, QueryError, compaction, generations, lists
+from salm_index import Index, IndexCorruptError, QueryError, compaction, generations, lists, tuning
 from salm_index.compaction import Group, Size, plan_commit, plan_compaction
 from salm_index.generations import load
 
@@ -89,6 +89,20 @@ def test_a_lower_recall_reads_fewer_lists(ivf: Index) -> None:
         assert ivf.stats().wanted_recall == target
         probes[target] = segment.num_probes or 0
     assert 0 < probes[0.6] < probes[0.99] <= probes[1.0]
+
+
+@pytest.mark.parametrize("target", [0.8, 0.9, 0.99])
+def test_no_search_that_reads_fewer_lists_would_do(ivf: Index, target: float) -> None:
+    """What the tuning finds in a few searches is what trying every number of lists would have found."""
+    segment = ivf._current.parts[0].segment
+    assert segment.lists is not None
+    made = segment.lists._index
+    places = np.arange(0, COUNT, COUNT // 128)[:128]
+    tuned = tuning.tune(made, segment.vectors, places, target)
+    trial = tuning._Trial(made, segment.vectors, places)
+    enough = (n for n in range(1, made.nlist + 1) if trial.reaches(target, n, tuned.candidates_per_hit))
+    assert tuned.num_probes == next(enough)
+    assert 1 < tuned.num_probes < made.nlist
 
 
 def test_scores_are_those_of_an_exact_search(ivf: Index, queries: np.ndarray) -> None:
