@@ -36,6 +36,8 @@ class Unfinished:
     def load(self) -> dict[str, Begun]:
         """What earlier runs have left, by path; what is damaged, or of a recording that is gone, is deleted."""
         found = {}
+        for half_written in self.folder.glob("unfinished-*.tmp"):
+            _delete(half_written)
         for file in self.folder.glob("unfinished-*.npz"):
             try:
                 with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:

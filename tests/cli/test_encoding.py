@@ -222,6 +222,8 @@ def test_windows_of_another_recording_are_not_taken_up(
         with pytest.raises(SalmError, match="out of memory"):
             update_index(source, index, model=str(tiny), batch_size=2)
     kept = next(index.glob("unfinished-*"))
+    half_written = kept.with_suffix(".tmp")
+    half_written.touch()
     if fault == "changed":
         write_recording(path, seconds=59.0, seed=1)
     elif fault == "gone":
@@ -232,6 +234,7 @@ def test_windows_of_another_recording_are_not_taken_up(
     update_index(source, index, model=str(tiny), batch_size=2, on_done=told.append)
     assert told[-1].windows == 11
     assert not kept.exists()
+    assert not half_written.exists()
 
 
 def test_progress_grows_within_a_long_recording(tiny: Path, tmp_path: Path) -> None:
