@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from salm_index.errors import IndexCorruptError, IndexNotFoundError, QueryError, RowError, SchemaVersionError
 from salm_index.milvus_filters import EVERYTHING, MAX_FACTS, facts_of, path_hex
-from salm_index.milvus_server import METRIC, READ_AT_ONCE, STRONG, MilvusServer, pieces
+from salm_index.milvus_server import METRIC, READ_AT_ONCE, STRONG, VECTOR_INDEX, MilvusServer, pieces
 from salm_index.rows import COLUMNS, Row
 
 MAX_HITS = 16384
@@ -72,6 +72,7 @@ class MilvusCollections(MilvusServer):
             # The windows come last: whoever sees their collection finds what it is about.
             client.create_collection(self.name, schema=self._window_schema(dimension), consistency_level=STRONG)
             self._create_index(self.name, "FLAT", {})
+            self._create_text_index(self.name, "path_hex")
             client.load_collection(self.name)
 
     def open(self) -> None:
@@ -80,7 +81,7 @@ class MilvusCollections(MilvusServer):
             raise IndexNotFoundError(f"{self.uri}: has no index {self.name!r}; make one with MilvusIndex.create")
         with self._errors():
             self._client.load_collection(self.about_name)
-            if not self._client.list_indexes(self.name):
+            if VECTOR_INDEX not in self._client.list_indexes(self.name):
                 # A writer died while it changed the index.
                 self._create_index(self.name, "FLAT", {})
             self._client.load_collection(self.name)

@@ -13,6 +13,7 @@ from typing import Any
 from salm_index.errors import IndexAccessError, IndexLockedError, MissingDependencyError, SalmIndexError
 
 METRIC = "IP"
+VECTOR_INDEX = "vector"
 STRONG = "Strong"
 """Every read sees every write that was acknowledged before it, whoever wrote."""
 
@@ -70,7 +71,7 @@ class MilvusServer:
         with self._errors():
             self._client.flush(name)
             self._client.release_collection(name)
-            self._client.drop_index(name, "vector")
+            self._client.drop_index(name, VECTOR_INDEX)
             self._create_index(name, index_type, parameters)
             deadline_s = time.monotonic() + ATTACH_TIMEOUT_S
             while not self._is_built(name, parameters):
@@ -80,7 +81,7 @@ class MilvusServer:
                 self._wait(deadline_s, "the collection is not loaded")
 
     def _is_built(self, name: str, parameters: Mapping[str, Any]) -> bool:
-        found = self._client.describe_index(name, "vector")
+        found = self._client.describe_index(name, VECTOR_INDEX)
         if not found:
             raise IndexAccessError(f"{self.uri}: asked for an index of {name!r}, but there is none; look at the server")
         if str(found.get("state")) == "Failed":
@@ -113,7 +114,13 @@ class MilvusServer:
         asked = self._client.prepare_index_params()
         # Nested once more: pymilvus flattens `params`, and milvus-lite then ignores what it holds without a word.
         nested = {"params": dict(parameters)} if parameters else {}
-        asked.add_index("vector", index_type=index_type, index_name="vector", metric_type=METRIC, params=nested)
+        asked.add_index("vector", index_type=index_type, index_name=VECTOR_INDEX, metric_type=METRIC, params=nested)
+        self._client.create_index(name, asked)
+
+    def _create_text_index(self, name: str, field: str) -> None:
+        """Have windows found by the text of a field without a look at every one."""
+        asked = self._client.prepare_index_params()
+        asked.add_index(field, index_type="INVERTED", index_name=field)
         self._client.create_index(name, asked)
 
     def _iterate(self, name: str, expression: str, fields: list[str]) -> Iterator[dict[str, Any]]:
