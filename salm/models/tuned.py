@@ -123,11 +123,14 @@ class TunedPatchEmbed(nn.Module):
         super().__init__()
         projection = embed.proj
         self.dtype, self.patch = dtype, projection.kernel_size[0]
-        self.weight, self.bias = projection.weight.detach().to(dtype), projection.bias.detach().to(dtype)  # type: ignore[union-attr]
+        # With the maps last, what the convolution gives lies in memory as tokens already.
+        self.weight = projection.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        self.bias = projection.bias.detach().to(dtype)  # type: ignore[union-attr]
         self.norm = TunedNorm(embed.norm, dtype)
 
     def forward(self, image: Float[Tensor, "batch maps side side"]) -> Float[Tensor, "batch tokens width"]:
-        tokens = functional.conv2d(image.to(self.dtype), self.weight, self.bias, stride=self.patch)
+        image = image.to(self.dtype, memory_format=torch.channels_last)
+        tokens = functional.conv2d(image, self.weight, self.bias, stride=self.patch)
         return self.norm(tokens.flatten(2).transpose(1, 2).contiguous())
 
 
