@@ -301,6 +301,19 @@ def test_a_writer_that_died_is_noticed_and_its_work_done_again(create: Any, monk
         assert opened.paths() == {paths[0]: "new", paths[1]: "new", rows[6]["path"]: rows[6]["content_hash"]}
 
 
+def test_an_index_that_a_writer_dropped_before_it_died_is_made_again(create: Any) -> None:
+    index = create()
+    vectors, rows = windows(9)
+    index.add(vectors, rows)
+    stats, client = index.stats(), index._collections._client
+    client.release_collection(stats.collection)
+    client.drop_index(stats.collection, "vector")
+    with MilvusIndex.open(stats.uri, MODEL, collection=stats.collection) as opened:
+        assert opened.search(vectors[4], 1)[0].path == rows[4]["path"]
+        assert set(client.list_indexes(stats.collection)) == {"vector", "path_hex"}
+        assert opened.remove(rows[4]["path"]) == 3
+
+
 def clustered(rng: np.random.Generator, count: int) -> np.ndarray:
     centres = np.random.default_rng(1).standard_normal((20, DIMENSION))
     return (centres[rng.integers(0, 20, count)] + 0.3 * rng.standard_normal((count, DIMENSION))).astype(np.float32)
