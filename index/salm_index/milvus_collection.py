@@ -26,6 +26,8 @@ MAX_TEXT_BYTES = 65535
 MAX_NAME_LETTERS = 200
 SCHEMA_VERSION = 1
 WRITTEN_AT_ONCE = 2000
+PATH_FIELD = "path_hex"
+"""What the windows of a recording are found by."""
 ROW_FIELDS = (*COLUMNS, "metadata")
 
 
@@ -72,7 +74,7 @@ class MilvusCollections(MilvusServer):
             # The windows come last: whoever sees their collection finds what it is about.
             client.create_collection(self.name, schema=self._window_schema(dimension), consistency_level=STRONG)
             self._create_index(self.name, "FLAT", {})
-            self._create_text_index(self.name, "path_hex")
+            self._index_text(self.name, PATH_FIELD)
             client.load_collection(self.name)
 
     def open(self) -> None:
@@ -84,6 +86,7 @@ class MilvusCollections(MilvusServer):
             if VECTOR_INDEX not in self._client.list_indexes(self.name):
                 # A writer died while it changed the index.
                 self._create_index(self.name, "FLAT", {})
+                self._index_text(self.name, PATH_FIELD)
             self._client.load_collection(self.name)
 
     def _window_schema(self, dimension: int) -> Any:
@@ -91,7 +94,7 @@ class MilvusCollections(MilvusServer):
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", types.VARCHAR, is_primary=True, max_length=64)
         schema.add_field("vector", types.FLOAT_VECTOR, dim=dimension)
-        for field in ("path", "path_hex", "metadata"):
+        for field in ("path", PATH_FIELD, "metadata"):
             schema.add_field(field, types.VARCHAR, max_length=MAX_TEXT_BYTES)
         schema.add_field("content_hash", types.VARCHAR, max_length=MAX_TEXT_BYTES, nullable=True)
         for field in ("start_s", "end_s"):
@@ -130,7 +133,7 @@ class MilvusCollections(MilvusServer):
         """Ids and rows of all windows of these paths."""
         for some in pieces([path_hex(path) for path in paths], 500):
             quoted = ", ".join(f'"{path}"' for path in some)
-            yield from self.rows(f"path_hex in [{quoted}]")
+            yield from self.rows(f"{PATH_FIELD} in [{quoted}]")
 
     def content_hashes(self) -> dict[str, str | None]:
         """Content hash of each path, in the order of the paths."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from salm_index.errors import QueryError
 from salm_index.filters import metadata_names
-from salm_index.milvus_collection import MAX_HITS, Candidate, MilvusCollections
+from salm_index.milvus_collection import MAX_HITS, PATH_FIELD, Candidate, MilvusCollections
 from salm_index.milvus_filters import Narrowed, has_metadata, narrow
 from salm_index.rows import COLUMNS
 from salm_index.search import Hit, check_k
@@ -98,11 +98,11 @@ def attach(collections: MilvusCollections, num_windows: int, recall: float) -> d
         How the collection is searched.
     """
     if not num_windows:
-        collections.attach(collections.name, "FLAT", {})
+        collections.attach(collections.name, "FLAT", {}, [PATH_FIELD])
         return FLAT_SEARCH
     # As in a local index: lists as long as there are lists.
     num_lists = max(2, 2 ** round(math.log2(math.sqrt(num_windows))) // 2)
-    collections.attach(collections.name, "IVF_FLAT", {"nlist": num_lists})
+    collections.attach(collections.name, "IVF_FLAT", {"nlist": num_lists}, [PATH_FIELD])
     trial = _Trial(collections, num_lists)
     low, high = 0, 1
     while high < num_lists and not trial.reaches(recall, high):

@@ -62,8 +62,13 @@ class MilvusServer:
             if not _lite_users[self.uri]:
                 import_module("milvus_lite.server_manager").server_manager_instance.release_server(self.uri)
 
-    def attach(self, name: str, index_type: str, parameters: Mapping[str, Any]) -> None:
+    def attach(
+        self, name: str, index_type: str, parameters: Mapping[str, Any], text_fields: Sequence[str] = ()
+    ) -> None:
         """Index the vectors anew, and return when every searcher uses that index.
+
+        Args:
+            text_fields: are indexed as well, where they are no longer: milvus-lite drops all indexes with one.
 
         Raises:
             IndexAccessError: also when that takes longer than `ATTACH_TIMEOUT_S`.
@@ -73,6 +78,8 @@ class MilvusServer:
             self._client.release_collection(name)
             self._client.drop_index(name, VECTOR_INDEX)
             self._create_index(name, index_type, parameters)
+            for field in text_fields:
+                self._index_text(name, field)
             deadline_s = time.monotonic() + ATTACH_TIMEOUT_S
             while not self._is_built(name, parameters):
                 self._wait(deadline_s, "the index is not built")
@@ -82,7 +89,7 @@ class MilvusServer:
 
     def _is_built(self, name: str, parameters: Mapping[str, Any]) -> bool:
         found = self._client.describe_index(name, VECTOR_INDEX)
-        if not found:
+        if not found or found.get("field_name", "vector") != "vector":  # milvus-lite may tell of another one
             raise IndexAccessError(f"{self.uri}: asked for an index of {name!r}, but there is none; look at the server")
         if str(found.get("state")) == "Failed":
             raise IndexAccessError(f"{self.uri}: could not index {name!r}: {found.get('index_state_fail_reason')}")
@@ -117,11 +124,12 @@ class MilvusServer:
         asked.add_index("vector", index_type=index_type, index_name=VECTOR_INDEX, metric_type=METRIC, params=nested)
         self._client.create_index(name, asked)
 
-    def _create_text_index(self, name: str, field: str) -> None:
-        """Have windows found by the text of a field without a look at every one."""
-        asked = self._client.prepare_index_params()
-        asked.add_index(field, index_type="INVERTED", index_name=field)
-        self._client.create_index(name, asked)
+    def _index_text(self, name: str, field: str) -> None:
+        """Have a text field indexed, so that looking for one text does not read them all."""
+        if field not in self._client.list_indexes(name):
+            asked = self._client.prepare_index_params()
+            asked.add_index(field, index_type="INVERTED", index_name=field)
+            self._client.create_index(name, asked)
 
     def _iterate(self, name: str, expression: str, fields: list[str]) -> Iterator[dict[str, Any]]:
         with self._errors():

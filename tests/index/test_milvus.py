@@ -333,6 +333,7 @@ def test_lists_are_attached_and_their_recall_is_measured(create: Any, monkeypatc
     assert index.kind == "flat"
     assert index.compact()
     stats = index.stats()
+    assert set(index._open._client.list_indexes(stats.collection)) == {"vector", "path_hex"}
     assert (stats.kind, stats.num_lists, stats.measured_windows) == ("ivf", 16, 1500)
     assert stats.measured_recall is not None and stats.num_probes is not None
     assert 0.95 <= stats.measured_recall <= 1
