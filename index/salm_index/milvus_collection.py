@@ -131,7 +131,7 @@ class MilvusCollections(MilvusServer):
 
     def of_paths(self, paths: Iterable[str]) -> Iterator[tuple[str, Row]]:
         """Ids and rows of all windows of these paths."""
-        for some in pieces([path_hex(path) for path in paths], 500):
+        for some in pieces([path_hex(path) for path in paths], READ_AT_ONCE):
             quoted = ", ".join(f'"{path}"' for path in some)
             yield from self.rows(f"{PATH_FIELD} in [{quoted}]")
 
