@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import yaml
 from frozen_scenes import build
+from output import write_json
 
 import salm
 from salm.config import AudioEncoderConfig
@@ -195,10 +196,7 @@ def write(arguments: argparse.Namespace, scores: Mapping[str, Mapping[str, Mappi
         "scenes": "centre-v1",
         "scores": scores,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = arguments.out.with_suffix(".partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(arguments.out)
+    write_json(document, arguments.out)
 
 
 def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Mapping[str, str]) -> str:

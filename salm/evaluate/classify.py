@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+import salm.metrics as metrics
 from salm.errors import ManifestError
-from salm.evaluate import metrics
 from salm.evaluate.report import Table, percent
 from salm.evaluate.scenes import Gallery, Model, normalised, single_source_rows, text_embeddings
 

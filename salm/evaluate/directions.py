@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+import salm.metrics as metrics
 from salm.audio.io import SAMPLE_RATE_HZ, read_foa
 from salm.errors import AudioFormatError
-from salm.evaluate import metrics
-from salm.evaluate.metrics import AngularErrors
 from salm.evaluate.report import Table, percent
 from salm.evaluate.scenes import (
     EMBEDDINGS,
@@ -24,6 +23,7 @@ from salm.evaluate.scenes import (
 )
 from salm.geometry import SECTORS, direction_prompt, sector_index
 from salm.manifest import Scene
+from salm.metrics import AngularErrors
 from salm.progress import Progress
 
 BORDER_MARGIN_DEG = 5.0

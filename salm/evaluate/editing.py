@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from salm.evaluate import metrics
+import salm.metrics as metrics
 from salm.evaluate.report import Table, percent
 from salm.evaluate.scenes import Gallery, Model, azimuths_rad, normalised, single_source_rows, text_embeddings
 from salm.geometry import SECTORS, Sector, find_sector, sector_index

@@ -22,6 +22,7 @@ from salm.data.datamodule import SceneDataModule
 from salm.data.dataset import collate
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, azimuth_elevation, border_distance, direction_prompt, sector_index
+from salm.metrics import mean_average_precision, rank_relevance
 from salm.models.salm import Projection
 from salm.progress import Progress
 from salm.weights.checkpoint import Checkpoint
@@ -130,19 +131,13 @@ def choose_factor(
     spatial, trials = accuracy(heard.spatial), dict[float, Trial]()
     for factor in FACTORS:
         joint = functional.normalize(heard.semantic + factor * weight * heard.spatial, dim=-1)
-        ranked = relevant.gather(1, (queries.flatten(0, 1)[asked] @ joint.T).argsort(dim=1, descending=True))
-        trials[factor] = Trial(accuracy(joint), _mean_average_precision(ranked))
+        ranked = rank_relevance((queries.flatten(0, 1)[asked] @ joint.T).numpy(), relevant.numpy())
+        trials[factor] = Trial(accuracy(joint), mean_average_precision(ranked))
     good = [factor for factor, trial in trials.items() if trial.direction >= spatial - tolerance]
     chosen = max(good, key=lambda factor: trials[factor].search, default=None)
     if chosen is None:
         chosen = max(trials, key=lambda factor: trials[factor].direction)
     return Balance(chosen, spatial, trials)
-
-
-def _mean_average_precision(ranked: Bool[Tensor, "queries scenes"]) -> float:
-    hits = ranked.double()
-    precision = hits.cumsum(dim=1) / torch.arange(1, ranked.shape[1] + 1)
-    return float(((precision * hits).sum(dim=1) / hits.sum(dim=1)).mean())
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from salm.evaluate import metrics
+from salm import metrics
 from salm.geometry import unit_vector
 
 
