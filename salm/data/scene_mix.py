@@ -1,5 +1,6 @@
 """How training scenes vary, and what of that makes a scene another one."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from salm.errors import ConfigError
@@ -52,6 +53,7 @@ class SceneMix:
             raise ConfigError(f"mixes.speed: expected 0 < lowest <= highest, got {list(self.speed)}")
 
     def recipe(self) -> str:
-        """All that a kept scene depends on."""
-        kept = [value for name, value in asdict(self).items() if name not in MEETING_FIELDS]
-        return f"{RECIPE_VERSION} {kept}"
+        """All that a kept scene depends on, the same for 5 and for 5.0."""
+        kept = {name: value for name, value in asdict(self).items() if name not in (*MEETING_FIELDS, "num_sounds")}
+        numbers = [tuple(map(float, value)) if isinstance(value, Sequence) else float(value) for value in kept.values()]
+        return f"{RECIPE_VERSION} {[self.num_sounds, *numbers]}"

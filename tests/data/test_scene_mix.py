@@ -24,3 +24,10 @@ def test_what_varies_the_meetings_leaves_the_kept_scenes(change):
 @pytest.mark.parametrize("change", [{"speed": (0.9, 1.1)}, {"colour_db": 3.0}, {"distractor": 0.5}, {"num_sounds": 1}])
 def test_what_changes_the_sound_makes_other_scenes(change):
     assert replace(SceneMix(), **change).recipe() != SceneMix().recipe()
+
+
+def test_whole_numbers_are_the_same_scenes_as_fractions():
+    assert (
+        SceneMix(tilt_deg=20, distractor_db=(3, 24)).recipe()
+        == SceneMix(tilt_deg=20.0, distractor_db=(3.0, 24.0)).recipe()
+    )
