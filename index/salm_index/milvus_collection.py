@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_index.errors import IndexCorruptError, IndexNotFoundError, QueryError, RowError, SchemaVersionError
-from salm_index.milvus_filters import EVERYTHING, MAX_FACTS, facts_of, path_hex
+from salm_index.milvus_filters import EVERYTHING, MAX_FACTS, PATH_FIELD, facts_of, path_hex
 from salm_index.milvus_server import METRIC, READ_AT_ONCE, STRONG, VECTOR_INDEX, MilvusServer, pieces
 from salm_index.rows import COLUMNS, Row
 
@@ -26,8 +26,6 @@ MAX_TEXT_BYTES = 65535
 MAX_NAME_LETTERS = 200
 SCHEMA_VERSION = 1
 WRITTEN_AT_ONCE = 2000
-PATH_FIELD = "path_hex"
-"""What the windows of a recording are found by."""
 ROW_FIELDS = (*COLUMNS, "metadata")
 
 
@@ -160,7 +158,7 @@ class MilvusCollections(MilvusServer):
         """Write windows, in place of those that are there already."""
         entities: list[dict[str, Any]] = []
         for row, facts in zip(rows, facts_of(rows), strict=True):
-            texts = {"path": row.path, "path_hex": path_hex(row.path), "metadata": row.metadata}
+            texts = {"path": row.path, PATH_FIELD: path_hex(row.path), "metadata": row.metadata}
             for name, text in {**texts, "content_hash": row.content_hash or ""}.items():
                 if len(text.encode()) > MAX_TEXT_BYTES:
                     raise RowError(f"{row.describe()}: {name} is longer than Milvus' {MAX_TEXT_BYTES} bytes")

@@ -27,6 +27,9 @@ from salm_index.rows import COLUMNS, SCHEMA, Row, metadata_value
 NOTHING, EVERYTHING = 'id == ""', 'id != ""'
 """Hold for no window and for every one: an id is a digest."""
 
+PATH_FIELD = "path_hex"
+"""What the windows of a recording are found by."""
+
 MAX_FACTS = 4096
 """Largest capacity of an array in Milvus."""
 
@@ -153,11 +156,11 @@ def _number_term(name: str, condition: Any) -> str:
 def _path_term(pattern: str) -> tuple[str, bool]:
     special = [match.start() for match in re.finditer(r"[*?\[]", pattern)]
     if not special:
-        return f'path_hex == "{path_hex(pattern)}"', True
+        return f'{PATH_FIELD} == "{path_hex(pattern)}"', True
     head, tail = pattern[: special[0]], pattern[special[-1] + 1 :]
     if "[" in pattern:
         tail = ""
     if not head and not tail:
         return EVERYTHING, pattern == "*"
     # Both ends are whole bytes, so what one star stands for is whole as well.
-    return f'path_hex like "{path_hex(head)}%{path_hex(tail)}"', pattern[special[0] :] == f"*{tail}"
+    return f'{PATH_FIELD} like "{path_hex(head)}%{path_hex(tail)}"', pattern[special[0] :] == f"*{tail}"

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from salm_index.errors import QueryError
 from salm_index.filters import metadata_names
-from salm_index.milvus_collection import MAX_HITS, PATH_FIELD, Candidate, MilvusCollections
-from salm_index.milvus_filters import Narrowed, has_metadata, narrow
+from salm_index.milvus_collection import MAX_HITS, Candidate, MilvusCollections
+from salm_index.milvus_filters import PATH_FIELD, Narrowed, has_metadata, narrow
 from salm_index.rows import COLUMNS
 from salm_index.search import Hit, check_k
 from salm_index.tuning import MAX_K, MEASURED_K, NUM_QUERIES

@@ -227,8 +227,8 @@ def _gathered(tokens: Tensor, places: Tensor | None) -> Tensor:
 def _keep_freed_memory() -> None:
     """Have glibc keep freed blocks, up to twice `_KEPT_BYTES`, which it does once it has freed one of this size.
 
-    Else it gives them back to the system at once and gets them anew, page by page: 3,600 page faults and a tenth of the
-    processor's time for each clip of salm-base. Other C libraries take no notice.
+    Else it gives them back to the system at once and gets them anew, page by page: thousands of page faults for each
+    clip of salm-base. Other C libraries take no notice.
     """
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)
 
