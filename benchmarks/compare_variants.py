@@ -117,7 +117,7 @@ def fresh_start(arguments: argparse.Namespace) -> Path:
     if (folder / "config.json").is_file():
         return folder
     bundled = load_checkpoint(find_checkpoint("salm-small"))
-    config = replace(bundled.config, name="salm-mini", audio=AUDIO)
+    config = replace(bundled.config, name="salm-mini", audio=AUDIO, query_bank=0)
     torch.manual_seed(0)
     model = build_model(config)
     text = {name: value for name, value in bundled.model.state_dict().items() if name.startswith("text_")}

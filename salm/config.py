@@ -92,10 +92,14 @@ class TextEncoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to rebuild a SALM model; the defaults are the paper's sizes."""
+    """Everything needed to rebuild a SALM model; the defaults are the paper's sizes.
+
+    `query_bank` is the number of labels that `salm train balance` calibrates by (`salm.models.calibration`), 0 before.
+    """
 
     name: str = "salm-base"
     embedding_width: int = 512
+    query_bank: int = 0
     features: FeatureConfig = field(default_factory=FeatureConfig)
     audio: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
@@ -104,7 +108,7 @@ class ModelConfig:
         _check_numbers("model", self)
 
 
-MAY_BE_ZERO = ("dropout", "arrival_channels")
+MAY_BE_ZERO = ("dropout", "arrival_channels", "query_bank")
 """Numbers that need not be positive."""
 
 

@@ -78,4 +78,5 @@ def build_model(config: ModelConfig) -> SALM:
             dropout=text.dropout,
         ),
         embedding_width=config.embedding_width,
+        query_bank=config.query_bank,
     )

@@ -56,8 +56,8 @@ class WindowAttention(nn.Module):
         if mask is not None:
             bias = bias + mask[:, None].to(bias.dtype)
         if torch.is_grad_enabled():
-            scores = (query * self.scale) @ key.transpose(-1, -2) + bias
-            mixed = scores.softmax(dim=-1).to(value.dtype) @ value
+            scores = (query * self.scale) @ key.transpose(-1, -2) + bias.to(query.dtype)
+            mixed = scores.softmax(dim=-1) @ value
         else:
             folded = bias.expand(count, -1, -1, -1).flatten(0, 1).to(query.dtype)
             mixed = functional.scaled_dot_product_attention(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from salm.models.audio_encoder import AudioEncoder
+from salm.models.calibration import Calibration
 from salm.models.text_encoder import TextEncoder
 
 
@@ -43,9 +44,20 @@ class Projection(nn.Sequential):
 
 
 class SALM(nn.Module):
-    """The model: two towers, three projections to the shared space, the spatial weight s and the DOA head."""
+    """The model: two towers, three projections to the shared space, the spatial weight s and the DOA head.
 
-    def __init__(self, audio_encoder: AudioEncoder, text_encoder: TextEncoder, *, embedding_width: int = 512) -> None:
+    Args:
+        query_bank: labels in the bank of `Calibration`, which the paper does not have; 0 for a model without it.
+    """
+
+    def __init__(
+        self,
+        audio_encoder: AudioEncoder,
+        text_encoder: TextEncoder,
+        *,
+        embedding_width: int = 512,
+        query_bank: int = 0,
+    ) -> None:
         super().__init__()
         self.audio_encoder = audio_encoder
         self.text_encoder = text_encoder
@@ -60,6 +72,7 @@ class SALM(nn.Module):
         self.doa_head = Projection(embedding_width, 3, embedding_width)
         self.spatial_weight = nn.Parameter(torch.ones(embedding_width))
         self.log_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.calibration = Calibration(query_bank, embedding_width) if query_bank else None
         self.embedding_width = embedding_width
 
     def encode_audio(self, features: Float[Tensor, "batch 7 frames mels"]) -> AudioParts:
@@ -68,7 +81,8 @@ class SALM(nn.Module):
 
     def encode_semantic(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch embedding"]:
         """Unnormalised semantic embedding of clips that have no spatial channels: see `AudioEncoder.pool_mono`."""
-        return self._project(self.semantic_projection, self.audio_encoder.pool_mono(features))
+        semantic = self._project(self.semantic_projection, self.audio_encoder.pool_mono(features))
+        return semantic if self.calibration is None else self.calibration.semantic(semantic)
 
     def project_audio(
         self, semantic: Float[Tensor, "*batch width"], spatial: Float[Tensor, "*batch spatial_width"]
@@ -79,6 +93,8 @@ class SALM(nn.Module):
             self._project(self.spatial_projection, spatial),
         )
         doa = functional.normalize(self.doa_head(spatial).float(), dim=-1)
+        if self.calibration is not None:
+            semantic, spatial = self.calibration.semantic(semantic), self.calibration.spatial(spatial)
         return AudioParts(semantic, spatial, self.join(semantic, spatial), doa)
 
     def _project(self, projection: nn.Module | None, pooled: Tensor) -> Tensor:
@@ -102,6 +118,8 @@ class SALM(nn.Module):
 
         E_JA~ = E_ASe + s * (|E_ASp| / |E_TDi|) E_TDi; all inputs unnormalised, `direction` from `encode_text`.
         """
+        if self.calibration is not None:
+            direction = self.calibration.direction(direction)
         length = spatial.norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
         return self.join(semantic, length * direction)
 
@@ -109,4 +127,5 @@ class SALM(nn.Module):
         self, ids: Int[Tensor, "batch tokens"], mask: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch embedding"]:
         """Unnormalised embeddings of tokenised sentences."""
-        return self.text_projection(self.text_encoder(ids, mask))
+        sentences = self.text_projection(self.text_encoder(ids, mask))
+        return sentences if self.calibration is None else self.calibration.text(sentences)

@@ -1,14 +1,16 @@
-"""What the semantic and the spatial part say in the joint embedding, settled after the training.
+"""How the semantic and the spatial part make the joint embedding, settled after the training.
 
 Training sounds are known by heart, held-out ones are not: there the joint embedding tells directions apart less well
 than the spatial one, because its semantic part, unsure of the sound, also leans towards some direction. So the semantic
-part loses all that tells the eight prompts apart. The weight s of equation 2 (E_JA = E_ASe + s * E_ASp) then decides
-only how much a search for "<label> from the <direction>" heeds the one and the other, and is set by such searches among
-scenes of held-out sounds.
+part loses all that tells the eight prompts apart. A `Calibration` then brings both parts to one scale. The weight s of
+equation 2 (E_JA = E_ASe + s * E_ASp) now decides only how much a search for "<label> from the <direction>" heeds the
+one and the other: it becomes equal in all dimensions, and is set, with the calibration's sharpness, by such searches
+among scenes of held-out sounds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +20,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from salm.config import ModelConfig
 from salm.data.datamodule import SceneDataModule
 from salm.data.dataset import collate
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, azimuth_elevation, border_distance, direction_prompt, sector_index
 from salm.metrics import mean_average_precision, rank_relevance
-from salm.models.salm import Projection
+from salm.models.calibration import Calibration
+from salm.models.salm import SALM, Projection
 from salm.progress import Progress
 from salm.weights.checkpoint import Checkpoint
 
-FACTORS = (0.4, 0.5, 0.6, 0.75, 0.9, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+WEIGHTS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.85, 1.0)
+"""Tried for s."""
+SHARPNESSES = (20.0, 30.0, 40.0, 50.0, 60.0)
+"""Tried for the calibration."""
 BORDER_MARGIN_DEG = 5.0
 """Scenes closer to a border between two sectors do not count: a small error flips their class."""
 
@@ -56,7 +63,7 @@ class BalanceSettings:
 
 
 class Heard(NamedTuple):
-    """The parts of the audio embeddings of some scenes, unnormalised, and what is true of them.
+    """The parts of the audio embeddings of some scenes, not calibrated, and what is true of them.
 
     `clear`: scenes that are not close to a border between two sectors.
     """
@@ -69,7 +76,7 @@ class Heard(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What the joint embedding reaches with one factor for s.
+    """What the joint embedding reaches with one calibration and weight.
 
     `direction`: accuracy among the eight prompts; `search`: mean average precision of the queries.
     """
@@ -79,11 +86,13 @@ class Trial(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """The factor for s, the spatial embedding's accuracy at directions, and every factor's trial."""
+    """What was chosen, the spatial embedding's accuracy at directions, and all trials by sharpness and weight."""
 
-    factor: float
+    sharpness: float
+    weight: float
+    calibration: Calibration
     spatial: float
-    trials: dict[float, Trial]
+    trials: dict[tuple[float, float], Trial]
 
 
 @torch.no_grad()
@@ -100,81 +109,101 @@ def make_neutral(projection: Projection, prompts: Float[Tensor, "8 width"]) -> N
         values -= basis.T @ (basis @ values)
 
 
-def choose_factor(
+def choose(
     heard: Heard,
-    weight: Float[Tensor, "width"],
+    labels: Float[Tensor, "bank width"],
     prompts: Float[Tensor, "8 width"],
     queries: Float[Tensor, "labels 8 width"],
     tolerance: float,
     wanted: Int[Tensor, "wanted"] | None = None,
 ) -> Balance:
-    """The factor for s with the best searches, of those that leave the joint embedding nearly as good at directions.
+    """The calibration and s with the best searches, of those that leave directions nearly as good as the spatial part.
 
     Args:
-        weight: s of equation 2. `prompts`: text embeddings of the eight directions.
+        labels: text embeddings of the calibration's bank. `prompts`: of the eight directions.
         queries: text embeddings of every label from every direction; those that no scene answers do not count.
         wanted: numbers of the labels that are searched for; None: all.
 
     Returns:
-        The factor with the best directions where none is good enough.
+        Those with the best directions where none are good enough.
     """
-    prompts, queries = functional.normalize(prompts, dim=-1), functional.normalize(queries, dim=-1)
     asked = torch.unique(heard.labels * len(SECTORS) + heard.sectors)
     if wanted is not None:
         asked = asked[torch.isin(asked // len(SECTORS), wanted)]
     relevant = (heard.labels * len(SECTORS) + heard.sectors)[None] == asked[:, None]
 
-    def accuracy(embedding: Tensor) -> float:
-        right = (embedding @ prompts.T).argmax(dim=-1) == heard.sectors
+    def fit(sharpness: float, weight: float) -> Calibration:
+        return Calibration.fit(
+            labels, prompts, heard.semantic, heard.spatial, sharpness=sharpness, spatial_weight=weight
+        )
+
+    def accuracy(embedding: Tensor, prompts: Tensor) -> float:
+        right = (embedding @ functional.normalize(prompts, dim=-1).T).argmax(dim=-1) == heard.sectors
         return float(right[heard.clear].float().mean())
 
-    spatial, trials = accuracy(heard.spatial), dict[float, Trial]()
-    for factor in FACTORS:
-        joint = functional.normalize(heard.semantic + factor * weight * heard.spatial, dim=-1)
-        ranked = rank_relevance((queries.flatten(0, 1)[asked] @ joint.T).numpy(), relevant.numpy())
-        trials[factor] = Trial(accuracy(joint), mean_average_precision(ranked))
-    good = [factor for factor, trial in trials.items() if trial.direction >= spatial - tolerance]
-    chosen = max(good, key=lambda factor: trials[factor].search, default=None)
+    spatial, trials = accuracy(heard.spatial, prompts), dict[tuple[float, float], Trial]()
+    for sharpness, weight in product(SHARPNESSES, WEIGHTS):
+        found = fit(sharpness, weight)
+        joint = functional.normalize(found.semantic(heard.semantic) + weight * found.spatial(heard.spatial), dim=-1)
+        ranked = rank_relevance((found.text(queries).flatten(0, 1)[asked] @ joint.T).numpy(), relevant.numpy())
+        trials[sharpness, weight] = Trial(accuracy(joint, found.text(prompts)), mean_average_precision(ranked))
+    good = [pair for pair, trial in trials.items() if trial.direction >= spatial - tolerance]
+    chosen = max(good, key=lambda pair: trials[pair].search, default=None)
     if chosen is None:
-        chosen = max(trials, key=lambda factor: trials[factor].direction)
-    return Balance(chosen, spatial, trials)
+        chosen = max(trials, key=lambda pair: trials[pair].direction)
+    return Balance(*chosen, fit(*chosen), spatial, trials)
 
 
 @torch.inference_mode()
-def balance(checkpoint: Checkpoint, settings: BalanceSettings, progress: Progress | None = None) -> Balance:
-    """Make the model's semantic part neutral, measure on validation scenes, and multiply s by the chosen factor."""
+def balance(
+    checkpoint: Checkpoint, settings: BalanceSettings, progress: Progress | None = None
+) -> tuple[ModelConfig, Balance]:
+    """Give the checkpoint's model the `Calibration` and the s that find validation scenes best, and its configuration.
+
+    Raises:
+        ConfigError: the model has one branch alone.
+    """
+    model = checkpoint.model
+    if model.semantic_projection is None or model.spatial_projection is None:
+        raise ConfigError(f"{settings.start}: a model with one branch has nothing to balance")
     data = SceneDataModule(
         manifest=settings.manifest, cache=settings.cache, num_rooms=settings.num_rooms, rt60_s=settings.rt60_s
     )
     data.setup()
     wanted = None if settings.labels is None else _wanted(settings.labels, data.validation.labels)
-    model = checkpoint.model
-    prompts = model.encode_text(*checkpoint.tokenizer([direction_prompt(sector) for sector in SECTORS]))
-    assert model.semantic_projection is not None
+    model.calibration = None
+
+    def embed(sentences: Sequence[str]) -> Tensor:
+        return model.encode_text(*checkpoint.tokenizer(sentences))
+
+    prompts, labels = embed([direction_prompt(sector) for sector in SECTORS]), embed(data.training.labels)
     make_neutral(model.semantic_projection, prompts)
+    queries = [embed([f"{label} from the {sector.compass}" for sector in SECTORS]) for label in data.validation.labels]
+    heard = _hear(model, data, settings.num_scenes, progress)
+    found = choose(heard, labels, prompts, torch.stack(queries), settings.tolerance, wanted)
+    model.calibration = found.calibration
+    model.spatial_weight.fill_(found.weight)
+    return replace(checkpoint.config, query_bank=len(labels)), found
+
+
+def _hear(model: SALM, data: SceneDataModule, num_scenes: int, progress: Progress | None) -> Heard:
+    """Validation scenes as the model hears them."""
     parts, doa, labels = [], [], []
-    for start in range(0, settings.num_scenes, data.batch_size):
+    for start in range(0, num_scenes, data.batch_size):
         batch = collate([data.validation[start + number] for number in range(data.batch_size)])
         parts.append(model.encode_audio(batch.features))
         doa.append(batch.doa[:, 0])
         labels.append(batch.labels[:, 0])
         if progress is not None:
-            progress(min(start + data.batch_size, settings.num_scenes), settings.num_scenes)
+            progress(min(start + data.batch_size, num_scenes), num_scenes)
     azimuth_rad, _ = azimuth_elevation(torch.cat(doa).numpy())
-    heard = Heard(
+    return Heard(
         torch.cat([part.semantic for part in parts]),
         torch.cat([part.spatial for part in parts]),
         torch.cat(labels),
         torch.from_numpy(sector_index(azimuth_rad)),
         torch.from_numpy(border_distance(azimuth_rad) >= np.deg2rad(BORDER_MARGIN_DEG)),
     )
-    queries = [
-        model.encode_text(*checkpoint.tokenizer([f"{label} from the {sector.compass}" for sector in SECTORS]))
-        for label in data.validation.labels
-    ]
-    found = choose_factor(heard, model.spatial_weight, prompts, torch.stack(queries), settings.tolerance, wanted)
-    model.spatial_weight.mul_(found.factor)
-    return found
 
 
 def _wanted(path: str, labels: Sequence[str]) -> Int[Tensor, "wanted"]:

@@ -160,22 +160,24 @@ def sentence_teacher(name: str) -> Path | str:
 
 
 def train_balance(arguments: list[str]) -> None:
-    """Settle the weight of the spatial part on held-out sounds, and write the model with it."""
+    """Settle how both parts make the joint embedding on held-out sounds, and write the model with it."""
     from salm.train.balance import BalanceSettings, balance
     from salm.weights.checkpoint import load_checkpoint, save_checkpoint
 
-    description = "Settle the weight of the spatial part on held-out sounds."
+    description = "Settle how both parts make the joint embedding on held-out sounds."
     settings = from_mapping(BalanceSettings, _settings("balance", description, arguments), "balance")
     checkpoint = load_checkpoint(settings.start)
     with progress_on_stderr("balancing") as progress:
-        found = balance(checkpoint, settings, progress)
-    save_checkpoint(settings.export_to, checkpoint.model, checkpoint.config, checkpoint.tokenizer)
+        config, found = balance(checkpoint, settings, progress)
+    save_checkpoint(settings.export_to, checkpoint.model, config, checkpoint.tokenizer)
     tried = ", ".join(
-        f"{factor:g} s {100 * trial.direction:.1f} % and {trial.search:.3f}" for factor, trial in found.trials.items()
+        f"s {weight:g} {100 * trial.direction:.1f} % and {trial.search:.3f}"
+        for (sharpness, weight), trial in found.trials.items()
+        if sharpness == found.sharpness
     )
     sys.stdout.write(
-        f"{settings.export_to}: {found.factor:g} times s; held-out sounds, directions and mAP of searches: "
-        f"spatial {100 * found.spatial:.1f} %, joint with {tried}\n"
+        f"{settings.export_to}: s {found.weight:g}, sharpness {found.sharpness:g}; held-out sounds, directions and mAP "
+        f"of searches: spatial {100 * found.spatial:.1f} %, with that sharpness and {tried}\n"
     )
 
 

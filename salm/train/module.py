@@ -100,7 +100,7 @@ class SalmTraining(lightning.LightningModule):
         audio = replace(checkpoint.config.audio, branches=tuple(branches))
         if arrival_channels is not None:
             audio = replace(audio, arrival_channels=arrival_channels)
-        self.config = replace(checkpoint.config, audio=audio)
+        self.config = replace(checkpoint.config, audio=audio, query_bank=0)
         self.tokenizer = checkpoint.tokenizer
         self.model = _rebuilt(checkpoint, self.config).train()
         self.text_towers = (self.model.text_encoder, self.model.text_projection)
@@ -264,9 +264,13 @@ class SalmTraining(lightning.LightningModule):
 
 
 def _rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
-    """The checkpoint's model, or its weights in a model with fewer branches, or with an `ArrivalPooling` of its own."""
+    """The checkpoint's model, or its weights in a model with fewer branches, or with an `ArrivalPooling` of its own.
+
+    Without a `Calibration`: that of a model which learns on would no longer fit.
+    """
     known, wanted = checkpoint.config.audio, config.audio
     if wanted == known:
+        checkpoint.model.calibration = None
         return checkpoint.model
     if not set(wanted.branches) <= set(known.branches):
         raise ConfigError(f"branches {list(wanted.branches)}: the model to start from has only {list(known.branches)}")

@@ -1,4 +1,4 @@
-"""The semantic part without directions, and the weight of the spatial part, chosen on held-out sounds."""
+"""The semantic part without directions, the calibration, and the weight of the spatial part, by held-out sounds."""
 
 import pytest
 import torch
@@ -7,8 +7,10 @@ from safetensors.torch import load_file
 
 from salm.errors import ConfigError
 from salm.models.salm import Projection
-from salm.train.balance import FACTORS, Heard, choose_factor, make_neutral
+from salm.train import balance
+from salm.train.balance import SHARPNESSES, WEIGHTS, Heard, choose, make_neutral
 from salm.train.cli import main
+from salm.weights.checkpoint import load_checkpoint
 
 SCENES, WIDTH, LABELS = 80, 16, 5
 
@@ -23,48 +25,68 @@ def heard(lean=0.0, certainty=1.0):
     labels, sectors = number % LABELS, number // LABELS % 8
     axes = torch.eye(WIDTH)
     certain = torch.where(number >= SCENES // 2, certainty, 1.0)[:, None]
-    semantic = lean * axes[(sectors + 1) % 8] + certain * axes[8 + labels] + (1 - certain**2).sqrt() * axes[-1]
+    semantic = lean * axes[(sectors + 1) % 8] + certain * axes[8 + labels] + (1 - certain**2).sqrt() * axes[13]
     return Heard(semantic, axes[sectors], labels, sectors, torch.ones(SCENES, dtype=torch.bool))
 
 
-def choose(scenes, tolerance=0.01, wanted=None):
+def chosen(scenes, tolerance=0.01, wanted=None):
     axes = torch.eye(WIDTH)
     queries = axes[8 : 8 + LABELS, None] + axes[None, :8]
-    return choose_factor(scenes, torch.ones(WIDTH), axes[:8], queries, tolerance, wanted)
+    return choose(scenes, axes[8 : 8 + LABELS], axes[:8], queries, tolerance, wanted)
 
 
-def test_the_factor_with_the_best_searches_is_taken():
-    """A sound that is recognised with 0.3 is found before a certain one from elsewhere if s is above 0.7."""
-    certain, doubtful = choose(heard()), choose(heard(certainty=0.3))
-    assert certain.factor == FACTORS[0]
-    assert doubtful.factor == 0.75
-    assert doubtful.spatial == 1.0
-    assert tuple(doubtful.trials) == FACTORS
-    for factor, trial in doubtful.trials.items():
-        assert (trial.search == pytest.approx(1.0)) == (factor > 0.7)
+def test_the_best_searches_decide(monkeypatch):
+    scenes = heard(certainty=0.3)
+    found = chosen(scenes)
+    assert set(found.trials) == {(sharpness, weight) for sharpness in SHARPNESSES for weight in WEIGHTS}
+    best = max(trial.search for trial in found.trials.values())
+    assert found.trials[found.sharpness, found.weight].search == best == pytest.approx(1.0)
+    assert found.spatial == 1.0
+    assert found.calibration.sharpness.tolist() == pytest.approx([found.sharpness, found.sharpness * found.weight])
+    monkeypatch.setattr(balance, "WEIGHTS", (0.01, 0.3))
+    scenes.spatial.copy_(-scenes.spatial)
+    backwards = chosen(scenes, tolerance=1.0)
+    assert backwards.weight == 0.01, "a spatial part that is wrong should count little"
+    assert backwards.spatial == 0.0
+
+
+def test_doubtful_scenes_are_found_only_by_the_calibration():
+    """A sound that is recognised with 0.3 comes after a certain one from elsewhere if s is below 0.7."""
+    scenes = heard(certainty=0.3)
+    joint = torch.nn.functional.normalize(scenes.semantic + 0.5 * scenes.spatial, dim=-1)
+    axes = torch.eye(WIDTH)
+    query = axes[8 + scenes.labels[-1]] + axes[scenes.sectors[-1]]
+    relevant = (scenes.labels == scenes.labels[-1]) & (scenes.sectors == scenes.sectors[-1])
+    assert relevant.sum() == 2
+    assert not relevant[(joint @ query).topk(2).indices].all()
+    for (_, weight), trial in chosen(scenes).trials.items():
+        if weight == 0.5:
+            assert trial.search == pytest.approx(1.0)
 
 
 def test_only_the_wanted_labels_are_searched_for():
-    scenes = heard(certainty=0.3)
-    sure = scenes.labels == 2
-    scenes.semantic[sure] = torch.eye(WIDTH)[8 + 2]
-    assert choose(scenes).factor == 0.75
-    assert choose(scenes, wanted=torch.tensor([2])).factor == FACTORS[0]
+    scenes = heard()
+    scenes.semantic[scenes.labels == 0] = torch.eye(WIDTH)[8 + 1]
+    assert max(trial.search for trial in chosen(scenes).trials.values()) < 0.9
+    found = chosen(scenes, wanted=torch.tensor([2, 3]))
+    assert found.trials[found.sharpness, found.weight].search == pytest.approx(1.0)
 
 
 def test_directions_may_not_suffer():
     """The semantic part leans towards other sectors: a smaller s would lose the direction."""
-    found = choose(heard(lean=0.8))
-    assert found.factor > 0.8
-    assert all((trial.direction == 1.0) == (factor > 0.8) for factor, trial in found.trials.items())
-    assert choose(heard(lean=0.8), tolerance=1.0).factor <= found.factor
+    threshold = 0.8 / (1 + 0.8**2) ** 0.5
+    found = chosen(heard(lean=0.8))
+    assert found.weight > threshold
+    assert all((trial.direction == 1.0) == (weight > threshold) for (_, weight), trial in found.trials.items())
 
 
 def test_the_best_directions_are_taken_where_none_is_good_enough():
-    assert choose(heard(lean=100.0)).trials[3.0].direction == 0.0
-    mixed = heard(lean=100.0)
-    mixed.semantic[: SCENES // 2] = 2.8 * torch.eye(WIDTH)[(mixed.sectors[: SCENES // 2] + 1) % 8]
-    assert choose(mixed).factor == FACTORS[-1]
+    scenes = heard(lean=2.8)
+    axes = torch.eye(WIDTH)
+    scenes.semantic[: SCENES // 2] = (axes[(scenes.sectors + 1) % 8] - axes[scenes.sectors])[: SCENES // 2]
+    found = chosen(scenes)
+    assert found.weight == WEIGHTS[-1]
+    assert found.trials[found.sharpness, found.weight].direction == 0.5
 
 
 def test_scenes_near_a_border_do_not_count_for_directions():
@@ -72,7 +94,7 @@ def test_scenes_near_a_border_do_not_count_for_directions():
     scenes.clear[:] = False
     scenes.clear[0] = True
     scenes.semantic[0] = torch.eye(WIDTH)[8]
-    assert all(trial.direction == 1.0 for trial in choose(scenes).trials.values())
+    assert all(trial.direction == 1.0 for trial in chosen(scenes).trials.values())
 
 
 def test_a_neutral_semantic_part_fits_all_directions_equally_well():
@@ -103,17 +125,33 @@ def test_the_command_writes_the_model_with_the_new_weight(start, dry_folder, tmp
     config = tmp_path / "balance.yaml"
     config.write_text(yaml.safe_dump(settings))
     main(["balance", "--config", str(config)])
-    factor = float(capsys.readouterr().out.split(": ")[1].split(" times")[0])
-    before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "balanced"))
+    printed = capsys.readouterr().out
+    weight = float(printed.split(": s ")[1].split(",")[0])
+    after = load_checkpoint(tmp_path / "balanced")
+    state, before = after.model.state_dict(), load_file(start / "model.safetensors")
+    assert after.config.query_bank == len(after.model.calibration.labels) == 6, "labels of the training sounds"
+    assert (state["spatial_weight"] == pytest.approx(weight, rel=1e-3)) and f"s {weight:g} " in printed
+    assert len(before) > 50
     for name, value in before.items():
         if name.startswith("semantic_projection.2."):
-            assert not torch.equal(after[name], value)
-            continue
-        expected = value * factor if name == "spatial_weight" else value
-        torch.testing.assert_close(after[name].float(), expected.float(), rtol=1e-3, atol=1e-4, msg=name)
+            assert not torch.equal(state[name], value.float()), name
+        elif name != "spatial_weight":
+            torch.testing.assert_close(state[name], value.to(state[name].dtype), rtol=1e-3, atol=1e-4, msg=name)
+    main(["balance", "--config", str(_again(config, settings, tmp_path))])
+    again = load_checkpoint(tmp_path / "twice")
+    for name, value in after.model.calibration.state_dict().items():
+        torch.testing.assert_close(again.model.calibration.state_dict()[name], value, rtol=0, atol=2e-2, msg=name)
     config.write_text(yaml.safe_dump(settings | {"colour": "red"}))
     with pytest.raises(ConfigError, match="unknown keys colour"):
         main(["balance", "--config", str(config)])
     config.write_text(yaml.safe_dump(settings | {"labels": str(tmp_path / "none.txt")}))
     with pytest.raises(ConfigError, match="none.txt: no such file; expected one label"):
         main(["balance", "--config", str(config)])
+
+
+def _again(config, settings, folder):
+    """A configuration that balances the balanced model."""
+    config.write_text(
+        yaml.safe_dump(settings | {"start": str(folder / "balanced"), "export_to": str(folder / "twice")})
+    )
+    return config
