@@ -19,7 +19,6 @@ Reads have the consistency level "Strong": what was acknowledged before a search
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,6 @@ from salm_index.inputs import (
     check_model_name,
     check_new,
     check_paths,
-    check_query,
     check_recall,
     check_rows,
     check_vectors,
@@ -56,11 +54,12 @@ from salm_index.milvus_search import FLAT_SEARCH
 from salm_index.milvus_stats import MilvusStats
 from salm_index.rows import Row, Window
 from salm_index.search import Hit
+from salm_index.searchable import Searchable
 
 DEFAULT_COLLECTION = "salm"
 
 
-class MilvusIndex:
+class MilvusIndex(Searchable):
     """An inner-product index in a Milvus collection. `MilvusIndex.create` makes one, `MilvusIndex.open` opens one.
 
     Args of both:
@@ -141,14 +140,6 @@ class MilvusIndex:
             raise
         return index
 
-    def __enter__(self) -> "MilvusIndex":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Disconnect."""
         if self._collections is not None:
@@ -156,7 +147,6 @@ class MilvusIndex:
             self._collections = None
 
     def __len__(self) -> int:
-        """Number of windows."""
         return len(self._open)
 
     def __repr__(self) -> str:
@@ -171,22 +161,14 @@ class MilvusIndex:
 
     @property
     def model(self) -> str:
-        """Name and fingerprint of the model that made the vectors."""
         return str(self._about["model"])
 
     @property
     def dimension(self) -> int:
-        """Length of the vectors."""
         return int(self._about["dimension"])
 
     @property
-    def metric(self) -> str:
-        """What a score is: "inner_product"."""
-        return "inner_product"
-
-    @property
     def kind(self) -> str:
-        """How it is searched now: "flat" (exact) or "ivf" (exact with a filter)."""
         return str(self._about["search"]["kind"])
 
     def add(self, vectors: ArrayLike, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -237,18 +219,6 @@ class MilvusIndex:
         hashes = self._open.content_hashes()
         return {path: None if path_digest(path) in unfinished else value for path, value in hashes.items()}
 
-    def search(
-        self,
-        query: ArrayLike,
-        k: int = 10,
-        where: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        *,
-        exact: bool = False,
-    ) -> list[Hit]:
-        """The k windows that are most similar to one query; see `Index.search`."""
-        return self.search_many(check_query(query, self.dimension), k, where, model, exact=exact)[0]
-
     def search_many(
         self,
         queries: ArrayLike,
@@ -258,7 +228,6 @@ class MilvusIndex:
         *,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """`search` for each of several queries under one filter."""
         self._check_model(model)
         vectors = check_vectors(queries, self.dimension, "query")
         return milvus_search.search(self._open, self._about["search"], vectors, k, where, exact)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import ArrayLike
@@ -13,15 +12,16 @@ from salm_index.errors import IndexAccessError, ModelMismatchError, SalmIndexErr
 from salm_index.export import export
 from salm_index.generations import Snapshot
 from salm_index.header import read_header
-from salm_index.inputs import check_query, check_vectors
+from salm_index.inputs import check_vectors
 from salm_index.search import Hit, search
+from salm_index.searchable import Searchable
 from salm_index.stats import Stats, measure
 
 LOCK_TIMEOUT_S = 10.0
 """How long a writer waits for another one by default."""
 
 
-class Reader:
+class Reader(Searchable):
     """A snapshot of a committed generation; `refresh` moves on to the newest. Several threads may search it."""
 
     def __init__(self, path: Path, snapshot: Snapshot, lock_timeout_s: float) -> None:
@@ -51,14 +51,6 @@ class Reader:
         check_same_model(folder, read_header(folder).model, model)
         return cls(folder, generations.load(folder), lock_timeout_s)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Release files and memory; also happens when the index is garbage-collected."""
         if self._snapshot is not None:
@@ -66,7 +58,6 @@ class Reader:
             self._snapshot = None
 
     def __len__(self) -> int:
-        """Number of windows."""
         return self._current.header.num_windows
 
     def __repr__(self) -> str:
@@ -77,18 +68,11 @@ class Reader:
 
     @property
     def model(self) -> str:
-        """Name and fingerprint of the model that made the vectors."""
         return self._current.header.model
 
     @property
     def dimension(self) -> int:
-        """Length of the vectors."""
         return self._current.header.dimension
-
-    @property
-    def metric(self) -> str:
-        """What a score is: "inner_product"."""
-        return self._current.header.metric
 
     @property
     def generation(self) -> int:
@@ -97,40 +81,10 @@ class Reader:
 
     @property
     def kind(self) -> str:
-        """How it is searched now: "flat" (exact) or "ivf" (exact with a filter; its recall is in `stats`)."""
         return self.stats().kind
 
     def paths(self) -> dict[str, str | None]:
-        """Content hash of each recording in the index, in the order of the paths."""
         return self._current.content_hashes()
-
-    def search(
-        self,
-        query: ArrayLike,
-        k: int = 10,
-        where: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        *,
-        exact: bool = False,
-    ) -> list[Hit]:
-        """The k windows that are most similar to one query. Exact under a filter, and where `kind` is "flat".
-
-        Args:
-            query: shape (dimension,) or (1, dimension).
-            k: how many; fewer are returned only if fewer windows match.
-            where: conditions on the windows, such as ``{"azimuth_deg": (22.5, 67.5), "path": "yard/*"}``; the forms
-                are listed in `salm_index.filters`.
-            model: the model that made the query; none skips the check.
-            exact: compare with all windows, whatever the kind. For queries that are not of the kind of the windows,
-                such as sentences: the recall of "ivf" was measured with windows (`salm_index.tuning`).
-
-        Returns:
-            Hits, best first; equal scores in the order in which the windows were added.
-
-        Raises:
-            VectorError, QueryError, ModelMismatchError: the query, `k` or `where`, or `model` does not fit.
-        """
-        return self.search_many(check_query(query, self.dimension), k, where, model, exact=exact)[0]
 
     def search_many(
         self,
@@ -141,12 +95,6 @@ class Reader:
         *,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """`search` for each of several queries under one filter; the answers are the same as one by one.
-
-        Args:
-            queries: shape (count, dimension).
-            k, where, model, exact: as in `search`.
-        """
         snapshot = self._current
         check_same_model(self.path, snapshot.header.model, model)
         return search(snapshot, check_vectors(queries, snapshot.header.dimension, "query"), k, where, exact)
