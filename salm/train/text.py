@@ -105,10 +105,17 @@ class SentenceBatches:
         captions: sentences; those that name a direction themselves are used as they are, without another one.
         meanings: the teacher's embeddings of them, (captions, width).
         embedding_width: width of the targets, at least the teacher's plus `DIRECTION_WIDTH`.
+        place, name: make a caption one with a direction (`spatial_caption`), and a sentence of a direction alone.
     """
 
     def __init__(
-        self, captions: Sequence[str], meanings: NDArray[np.float32], embedding_width: int, training: TextTraining
+        self,
+        captions: Sequence[str],
+        meanings: NDArray[np.float32],
+        embedding_width: int,
+        training: TextTraining,
+        place: Callable[[str, float, float, np.random.Generator], str] = spatial_caption,
+        name: Callable[[Sector, np.random.Generator], str] = direction_sentence,
     ) -> None:
         self.width = meanings.shape[1]
         if self.width + DIRECTION_WIDTH > embedding_width:
@@ -119,6 +126,7 @@ class SentenceBatches:
         centred = meanings - meanings.mean(axis=0)
         self.meanings = centred / np.linalg.norm(centred, axis=1, keepdims=True)
         self.captions, self.embedding_width, self.training = captions, embedding_width, training
+        self.place, self.name = place, name
         self.placeable = np.flatnonzero([not has_direction_word(caption) for caption in captions])
         self.codes = np.stack([direction_code(sector) for sector in SECTORS])
 
@@ -137,7 +145,7 @@ class SentenceBatches:
         for row in range(size):
             sector = SECTORS[generator.integers(len(SECTORS))]
             if row < num_bare:
-                sentences.append(direction_sentence(sector, generator))
+                sentences.append(self.name(sector, generator))
                 targets[row, code] = self.codes[sector.index]
                 continue
             spatial = row < num_bare + num_spatial
@@ -145,7 +153,7 @@ class SentenceBatches:
             targets[row, : self.width] = self.meanings[pick]
             caption = self.captions[pick]
             if spatial:
-                caption = spatial_caption(caption, sector.azimuth_rad, 0.0, generator)
+                caption = self.place(caption, sector.azimuth_rad, 0.0, generator)
                 targets[row, code] = self.codes[sector.index]
             sentences.append(caption)
         return sentences, torch.from_numpy(targets)
