@@ -20,6 +20,8 @@ from salm.models.text_encoder import TextEncoder
 class AudioParts:
     """What the model knows of a batch of clips. Embeddings are not normalised; `doa` has unit length.
 
+    In a model that `salm train balance` has calibrated both parts are as `Calibration` makes them.
+
     In a model with one branch alone the other embedding is zero, and the joint embedding is that branch's (times s for
     the spatial one); without a spatial branch `doa` means nothing.
 
