@@ -20,6 +20,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,10 +99,13 @@ def train(name: str, data: Path, cache: Path, training: TextTraining) -> tuple[S
             meet(model, tokenizer, pairs(data / "text/clotho/train.csv", training), training, tell)
             return model, tokenizer
         meanings = embed_with_teacher(captions, sentence_teacher("minilm"), cache=cache)
-        batches = SentenceBatches(captions, meanings, config.embedding_width, training)
+        words: tuple[Any, ...] = ()
         if name == PLAIN_WORDS:
-            batches.place = lambda caption, azimuth_rad, _, __: f"{caption} from the {sector_of(azimuth_rad).compass}"
-            batches.name = lambda sector, _: direction_prompt(sector)
+            words = (
+                lambda caption, azimuth_rad, _, __: f"{caption} from the {sector_of(azimuth_rad).compass}",
+                lambda sector, _: direction_prompt(sector),
+            )
+        batches = SentenceBatches(captions, meanings, config.embedding_width, training, *words)
         train_text_tower(model, tokenizer, batches, training, progress=tell)
     return model, tokenizer
 

@@ -1,16 +1,19 @@
 """The semantic part without directions, the calibration, and the weight of the spatial part, by held-out sounds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from salm.errors import ConfigError
+from salm.models.builders import build_model
 from salm.models.salm import Projection
 from salm.train import balance
 from salm.train.balance import SHARPNESSES, WEIGHTS, Heard, choose, make_neutral
 from salm.train.cli import main
-from salm.weights.checkpoint import load_checkpoint
+from salm.weights.checkpoint import load_checkpoint, save_checkpoint
 
 SCENES, WIDTH, LABELS = 80, 16, 5
 
@@ -147,6 +150,15 @@ def test_the_command_writes_the_model_with_the_new_weight(start, dry_folder, tmp
     config.write_text(yaml.safe_dump(settings | {"labels": str(tmp_path / "none.txt")}))
     with pytest.raises(ConfigError, match="none.txt: no such file; expected one label"):
         main(["balance", "--config", str(config)])
+
+
+def test_a_model_with_one_branch_is_refused(start, dry_folder, tmp_path):
+    loaded = load_checkpoint(start)
+    alone = replace(loaded.config, audio=replace(loaded.config.audio, branches=("semantic",)))
+    save_checkpoint(tmp_path / "omni", build_model(alone), alone, loaded.tokenizer)
+    settings = {"start": "omni", "export_to": "balanced", "manifest": str(dry_folder / "manifest.csv")}
+    with pytest.raises(ConfigError, match="omni: a model with one branch has nothing to balance"):
+        balance.balance(load_checkpoint(tmp_path / "omni"), balance.BalanceSettings(**settings))
 
 
 def _again(config, settings, folder):
