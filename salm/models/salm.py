@@ -119,6 +119,7 @@ class SALM(nn.Module):
         """Joint embedding with the spatial part replaced by a direction's text embedding, equation 3.
 
         E_JA~ = E_ASe + s * (|E_ASp| / |E_TDi|) E_TDi; all inputs unnormalised, `direction` from `encode_text`.
+        A calibrated model leaves out the dimension that all sentences share: it says nothing of a direction.
         """
         if self.calibration is not None:
             direction = self.calibration.direction(direction)
