@@ -68,7 +68,10 @@ INGREDIENTS: dict[str, Training] = {
     "without the teacher": (["semantic"], CAPTIONS),
     "without the captions of a batch": (["semantic"], {**CAPTIONS, **TEACHER, "semantic": 0.0}),
     "without the captions of all labels": (["semantic"], {**CAPTIONS, **TEACHER, "labels": 0.0}),
+    "all, and the convolutional network": (["semantic"], {**CAPTIONS, **TEACHER}),
 }
+TIMBRE = {"all, and the convolutional network": 24}
+"""Width of `salm.models.timbre`, which the others do without."""
 COLUMNS = {
     "variants": {"precision@1": "P@1", "map": "mAP", "recall@10": "R@10", "direction": "direction", "label": "label"},
     "ingredients": {"label": "label"},
@@ -103,7 +106,12 @@ def main() -> None:
         for number, (name, (branches, losses)) in enumerate(trainings.items()):
             if str(seed) in scores.get(name, {}):
                 continue
-            settings = {"branches": branches, "loss": NOTHING | losses, "targets": TARGETS.get(name, "multi_positive")}
+            settings = {
+                "branches": branches,
+                "loss": NOTHING | losses,
+                "targets": TARGETS.get(name, "multi_positive"),
+                "timbre_channels": TIMBRE.get(name, 0),
+            }
             run = arguments.runs / f"{arguments.compare}-{seed}-{number}"
             model = train(arguments, run, start, settings | common, arguments.epochs, seed)
             scores.setdefault(name, {})[str(seed)] = score(model, scenes, arguments.data / "core_labels.txt")

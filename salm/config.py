@@ -51,8 +51,9 @@ class AudioEncoderConfig:
     """Sizes of each of the two HTSAT branches; `num_heads` and `depths` have one entry per stage.
 
     `branches` may name one of the two alone: the paper's SALM-s is "spatial", its LAION-CLAP baseline "semantic".
-    `arrival_channels` above 0 adds a learned weighting of the intensity vectors (`salm.models.arrival`), which the
-    paper does not have.
+    The paper does not have the other two, which stand beside a branch where they are above 0: `arrival_channels` is the
+    width of a learned weighting of the intensity vectors (`salm.models.arrival`), `timbre_channels` that of a
+    convolutional network over the log-mel map of W (`salm.models.timbre`).
     """
 
     width: int = 96
@@ -61,6 +62,7 @@ class AudioEncoderConfig:
     window: int = 8
     branches: tuple[str, ...] = BRANCHES
     arrival_channels: int = 0
+    timbre_channels: int = 0
 
     def __post_init__(self) -> None:
         _check_numbers("audio", self)
@@ -108,7 +110,7 @@ class ModelConfig:
         _check_numbers("model", self)
 
 
-MAY_BE_ZERO = ("dropout", "arrival_channels", "query_bank")
+MAY_BE_ZERO = ("dropout", "arrival_channels", "timbre_channels", "query_bank")
 """Numbers that need not be positive."""
 
 

@@ -31,11 +31,15 @@ def quarter_turns() -> list[NDArray[np.float64]]:
     return [turn for turn in axis_turns() if turn[2, 2]]
 
 
-def turn_maps(features: Float[Tensor, "7 frames mels"], turn: NDArray[np.float64]) -> Float[Tensor, "7 frames mels"]:
+def turn_maps(
+    features: Float[Tensor, "maps frames mels"], turn: NDArray[np.float64]
+) -> Float[Tensor, "maps frames mels"]:
     """The maps of a field turned by a signed permutation of the axes (3, 3); exact, directions turn with it.
 
-    The dipoles' log-mel maps change places, the intensity's change places and signs.
+    The dipoles' log-mel maps change places, the intensity's change places and signs; a single map, of W, stays.
     """
+    if len(features) == 1:
+        return features
     rows = [int(np.flatnonzero(turn[axis])[0]) for axis in CHANNEL_AXES]
     order = [CHANNEL_AXES.index(row) for row in rows]
     signs = torch.tensor([turn[axis, row] for axis, row in zip(CHANNEL_AXES, rows, strict=True)], dtype=features.dtype)

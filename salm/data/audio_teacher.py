@@ -6,6 +6,7 @@ Source: Schmid, Koutini, Widmer, "Efficient Large-Scale Audio Tagging via Transf
 ICASSP 2023; layout of the blocks: Howard et al., "Searching for MobileNetV3", ICCV 2019, table 1.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -16,10 +17,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.errors import AudioFormatError, CheckpointError
+from salm.models.convolution import convolution, fuse_batch_norms
 from salm.weights.foreign import match_keys, read_state
 
 TEACHER_RATE_HZ = 32_000
@@ -48,6 +49,7 @@ class BlockSize(NamedTuple):
 
 
 STEM_WIDTH = 8
+_convolution = partial(convolution, eps=1e-3)
 BLOCKS = (
     BlockSize(3, 8, 8, False, False, 1),
     BlockSize(3, 24, 16, False, False, 2),
@@ -106,7 +108,7 @@ class AudioTeacher(nn.Module):
         except CheckpointError as error:
             raise CheckpointError(f"{error}; expected EfficientAT's mn04_as_mAP_432.pt") from error
         teacher.eval().requires_grad_(False)
-        _fuse_batch_norms(teacher.features)
+        fuse_batch_norms(teacher.features)
         # A third less time than with the channels first, on one thread of a CPU (torch 2.11).
         for parameter in teacher.features.parameters():
             if parameter.ndim == 4:
@@ -211,24 +213,5 @@ class _SqueezeExcite(nn.Module):
         return maps * gate[:, :, None, None]
 
 
-def _fuse_batch_norms(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        layers = list(child.children())
-        if len(layers) > 1 and isinstance(layers[0], nn.Conv2d) and isinstance(layers[1], nn.BatchNorm2d):
-            setattr(module, name, nn.Sequential(fuse_conv_bn_eval(layers[0], layers[1]), *layers[2:]))
-        else:
-            _fuse_batch_norms(child)
-
-
 def _activation(size: BlockSize) -> nn.Module:
     return nn.Hardswish(inplace=True) if size.swish else nn.ReLU(inplace=True)
-
-
-def _convolution(
-    width: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, activation: nn.Module | None = None
-) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(width, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(out, eps=1e-3),
-    ]
-    return nn.Sequential(*layers, *([activation] if activation is not None else []))

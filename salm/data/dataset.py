@@ -31,7 +31,7 @@ from salm.data.store import Scene, SceneStore
 from salm.geometry import azimuth_elevation, foa_rotation, rotation_about, sector_index, unit_vector
 from salm.models.audio_encoder import FRAMES_PER_TOKEN
 from salm.models.htsat import IMAGE_FRAMES
-from salm.scenes.spatialize import add_sensor_noise, spatialize
+from salm.scenes.spatialize import add_sensor_noise, convolve
 from salm.scenes.srir_bank import SrirBank
 from salm.text.captions import has_direction_word, spatial_caption
 
@@ -46,7 +46,7 @@ class Example(NamedTuple):
     """One clip with `sounds` different sounds, one after the other, each from a direction of its own.
 
     Attributes:
-        features: (7, frames, mels).
+        features: (7, frames, mels); (1, frames, mels) of `SceneMix.omni`.
         spans: first and end time token of each sound, (sounds, 2); tokens over a joint belong to none.
         doa: unit vectors (x, y, z), (sounds, 3).
         labels: label numbers, (sounds,); sectors: indices of the horizontal sectors, (sounds,).
@@ -66,7 +66,7 @@ class Example(NamedTuple):
 
 
 class PlacedSound(NamedTuple):
-    """The field (4, samples) of a sound, its direction (3,), and what was played, without the room (samples,)."""
+    """The field (4, samples) of a sound or W alone (1, samples), its direction (3,), and what was played (samples,)."""
 
     field: NDArray[np.float32]
     direction: NDArray[np.float64]
@@ -162,14 +162,17 @@ class SceneDataset(Dataset[Example]):
         """A new scene: the maps of one clip, its sounds and their directions."""
         rows = self.choose(mix, mix.num_sounds, generator)
         joints = self.joints(mix)
-        foa = np.empty((4, joints[-1]), dtype=np.float32)
+        foa = np.empty((1 if mix.omni else 4, joints[-1]), dtype=np.float32)
         directions = np.empty((mix.num_sounds, 3))
         teacher, tags = self.teacher.embeddings[rows], self.teacher.tags[rows]
+        dry = []
         for number, row in enumerate(rows.tolist()):
             heard = self._place(row, joints[number + 1] - joints[number], mix, generator)
             foa[:, joints[number] : joints[number + 1]], directions[number] = heard.field, heard.direction
-            if self.teacher.model is not None:
-                teacher[number], tags[number] = self.teacher.listen(heard.dry)
+            dry.append(heard.dry)
+        if self.teacher.model is not None:
+            shortest = int(np.diff(joints).min())
+            teacher, tags = self.teacher.listen(np.stack([sound[:shortest] for sound in dry]))
         return Scene(self.extractor(torch.from_numpy(foa)[None])[0], rows, directions, teacher, tags)
 
     def choose(self, mix: SceneMix, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -212,14 +215,15 @@ class SceneDataset(Dataset[Example]):
         mix: SceneMix,
         generator: np.random.Generator,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The field (4, length) of one sound from one place, and the dry sound (length,).
+        """The field (4 or 1, length) of one sound from one place, and the dry sound (length,).
 
         The root mean square of W is 1, and so is that of the dry sound.
         """
         dry = change_speed(self.bank[row], generator.uniform(*mix.speed), SAMPLE_RATE_HZ)
         dry = recolour(excerpt(dry, length, generator), mix.colour_db, SAMPLE_RATE_HZ, generator)
-        response = (foa_rotation(turn) @ self.rooms[place].response).astype(np.float32)
-        field = spatialize(dry, response)[:, :length]
+        response = self.rooms[place].response
+        heard = response[:1] if mix.omni else (foa_rotation(turn) @ response).astype(np.float32)
+        field = convolve(dry, heard)[:, :length]
         return field / root_mean_square(field[0]), dry / root_mean_square(dry)
 
 

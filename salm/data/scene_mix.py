@@ -31,6 +31,8 @@ class SceneMix:
         colour_db: standard deviation of the octave gains of a random filter.
         distractor: share of the sounds beside which another is heard from elsewhere in the room.
         distractor_db: how much fainter that one is, least and most.
+        omni: make W alone and its log-mel map alone, for `timbre_steps` of the training: a seventh of the room on the
+            disk. Scenes made on the device that trains are whole in any case.
     """
 
     num_sounds: int = 3
@@ -45,6 +47,7 @@ class SceneMix:
     colour_db: float = 0.0
     distractor: float = 0.0
     distractor_db: tuple[float, float] = (6.0, 24.0)
+    omni: bool = False
 
     def __post_init__(self) -> None:
         if self.num_sounds < 1:
@@ -54,6 +57,7 @@ class SceneMix:
 
     def recipe(self) -> str:
         """All that a kept scene depends on, the same for 5 and for 5.0."""
-        kept = {name: value for name, value in asdict(self).items() if name not in (*MEETING_FIELDS, "num_sounds")}
+        apart = (*MEETING_FIELDS, "num_sounds", "omni")
+        kept = {name: value for name, value in asdict(self).items() if name not in apart}
         numbers = [tuple(map(float, value)) if isinstance(value, Sequence) else float(value) for value in kept.values()]
-        return f"{RECIPE_VERSION} {[self.num_sounds, *numbers]}"
+        return f"{RECIPE_VERSION} {[self.num_sounds, *numbers]}{' omni' if self.omni else ''}"

@@ -52,14 +52,15 @@ class Teacher:
         return replace(self, embeddings=embeddings, tags=tags)
 
     def listen(self, dry: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What the model says of one dry sound (samples,): standardised embedding (width,) and tags (527,).
+        """What the model says of dry sounds (sounds, samples): standardised embeddings (.., width) and tags (.., 527).
 
-        Whatever its level, the sound is heard at `HEARD_DBFS`.
+        Whatever its level, a sound is heard at `HEARD_DBFS`.
         """
         assert self.model is not None
-        heard = dry * np.float32(10 ** (HEARD_DBFS / 20) / root_mean_square(dry))
-        embedding, logits = (out[0].numpy() for out in self.model(torch.from_numpy(heard)[None]))
-        return (embedding - self.mean) / self.deviation, 1.0 / (1.0 + np.exp(-logits))
+        levels = np.array([[root_mean_square(sound)] for sound in dry], np.float32)
+        heard = dry * (np.float32(10 ** (HEARD_DBFS / 20)) / levels)
+        embeddings, logits = (out.numpy() for out in self.model(torch.from_numpy(heard)))
+        return (embeddings - self.mean) / self.deviation, 1.0 / (1.0 + np.exp(-logits))
 
 
 class SoundBank:

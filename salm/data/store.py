@@ -33,7 +33,7 @@ class Scene(NamedTuple):
         teacher, tags: what the audio teacher says of each, (sounds, width) and (sounds, 527).
     """
 
-    features: Float[Tensor, "7 frames mels"]
+    features: Float[Tensor, "maps frames mels"]
     rows: NDArray[np.int64]
     directions: NDArray[np.float64]
     teacher: NDArray[np.float32]

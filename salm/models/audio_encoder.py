@@ -14,6 +14,7 @@ from salm.config import BRANCHES
 from salm.errors import ConfigError
 from salm.models.arrival import ArrivalPooling
 from salm.models.htsat import HTSAT, fold_image, time_tokens
+from salm.models.timbre import TimbrePooling
 
 Tokens = Float[Tensor, "batch tokens width"]
 FRAMES_PER_TOKEN = 32
@@ -87,6 +88,7 @@ class AudioEncoder(nn.Module):
         branches: which of the two there are.
         arrival_channels: width of the networks of `ArrivalPooling`, whose direction then stands behind the spatial
             branch's vector; 0 is the paper's encoder, without it.
+        timbre_channels: width of `TimbrePooling`, whose vector then stands behind the semantic branch's; 0: without it.
         width, depths, num_heads, window: sizes of each branch, see `HTSAT`.
     """
 
@@ -102,6 +104,7 @@ class AudioEncoder(nn.Module):
         num_mels: int = 64,
         branches: Sequence[str] = BRANCHES,
         arrival_channels: int = 0,
+        timbre_channels: int = 0,
     ) -> None:
         super().__init__()
         if not 1 <= num_semantic_maps <= num_maps:
@@ -122,6 +125,9 @@ class AudioEncoder(nn.Module):
         self.out_width = branch.out_width
         self.arrival = ArrivalPooling(arrival_channels) if arrival_channels and self.spatial is not None else None
         self.spatial_width = self.out_width + (3 if self.arrival is not None else 0)
+        hears = timbre_channels and self.semantic is not None
+        self.timbre = TimbrePooling(timbre_channels, num_mels) if hears else None
+        self.semantic_width = self.out_width + (0 if self.timbre is None else self.timbre.out_width)
 
     def forward(self, features: Float[Tensor, "batch maps frames mels"]) -> tuple[Tokens, Tokens]:
         """Final, normalised tokens of the semantic and of the spatial branch, (batch, tokens, width) each."""
@@ -160,9 +166,11 @@ class AudioEncoder(nn.Module):
 
     def pool(
         self, features: Float[Tensor, "batch maps frames mels"]
-    ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch spatial_width"]]:
+    ) -> tuple[Float[Tensor, "batch semantic_width"], Float[Tensor, "batch spatial_width"]]:
         """The two branches' vectors before the projections: final tokens averaged over time and frequency."""
         semantic, spatial = (tokens.mean(dim=1) for tokens in self(features))
+        if self.timbre is not None:
+            semantic = torch.cat([semantic, self.timbre(features[:, :1])[:, 0]], dim=-1)
         if self.arrival is not None:
             spatial = self.with_arrival(spatial, self.arrival(features)[:, 0])
         return semantic, spatial
@@ -173,7 +181,7 @@ class AudioEncoder(nn.Module):
         """The spatial branch's vectors with the last estimate behind them, as long as a vector of normed tokens."""
         return torch.cat([spatial, estimates[..., -1, :].to(spatial.dtype) * math.sqrt(self.out_width)], dim=-1)
 
-    def pool_mono(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch width"]:
+    def pool_mono(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch semantic_width"]:
         """Semantic vector of a log-mel map alone, as if the same pressure had arrived without any direction.
 
         The spatial branch then reads a diffuse field: the dipoles' log-mel maps follow W's at -4.8 dB (SN3D: a third
@@ -181,7 +189,7 @@ class AudioEncoder(nn.Module):
         """
         dipoles = (features - 10.0 * math.log10(3.0)).clamp_min(LOG_MEL_FLOOR_DB).expand(-1, 3, -1, -1)
         still = torch.zeros_like(dipoles)
-        return self(torch.cat([features, dipoles, still], dim=1))[0].mean(dim=1)
+        return self.pool(torch.cat([features, dipoles, still], dim=1))[0]
 
 
 def _num_processes() -> int:

@@ -18,7 +18,9 @@ def salm_small() -> ModelConfig:
     """The same architecture at a size that trains and runs on a CPU: about 17 M parameters."""
     return ModelConfig(
         name="salm-small",
-        audio=AudioEncoderConfig(width=48, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16), arrival_channels=8),
+        audio=AudioEncoderConfig(
+            width=48, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16), arrival_channels=8, timbre_channels=24
+        ),
         text=TextEncoderConfig(
             vocabulary_size=8_192, width=256, depth=4, num_heads=4, hidden_width=1024, max_tokens=64, dropout=0.0
         ),
@@ -67,6 +69,7 @@ def build_model(config: ModelConfig) -> SALM:
             num_mels=config.features.num_mels,
             branches=audio.branches,
             arrival_channels=audio.arrival_channels,
+            timbre_channels=audio.timbre_channels,
         ),
         TextEncoder(
             vocabulary_size=text.vocabulary_size,

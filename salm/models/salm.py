@@ -66,7 +66,7 @@ class SALM(nn.Module):
         self.semantic_projection, self.spatial_projection = (
             None if branch is None else Projection(width, embedding_width, embedding_width)
             for branch, width in (
-                (audio_encoder.semantic, audio_encoder.out_width),
+                (audio_encoder.semantic, audio_encoder.semantic_width),
                 (audio_encoder.spatial, audio_encoder.spatial_width),
             )
         )
@@ -87,7 +87,7 @@ class SALM(nn.Module):
         return semantic if self.calibration is None else self.calibration.semantic(semantic)
 
     def project_audio(
-        self, semantic: Float[Tensor, "*batch width"], spatial: Float[Tensor, "*batch spatial_width"]
+        self, semantic: Float[Tensor, "*batch semantic_width"], spatial: Float[Tensor, "*batch spatial_width"]
     ) -> AudioParts:
         """Embeddings and DOA from the two branches' pooled vectors."""
         semantic, spatial = (

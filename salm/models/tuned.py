@@ -7,12 +7,13 @@ What differs from the training path of `salm.models.htsat`:
 - tokens stay in the order of the windows through a block: one gather for each block instead of four copies;
 - GELU and both residual sums happen inside of the matrix products;
 - memory that one layer frees is kept for the next one;
+- batch norms of convolutions are a part of these;
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
-Only the transformer is bf16: decibels, batch norm, pooling and projections keep fp32.
+Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32.
 """
 
-from copy import copy
+from copy import copy, deepcopy
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 from salm.errors import ConfigError
 from salm.models.audio_encoder import AudioEncoder
+from salm.models.convolution import fuse_batch_norms
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage
 from salm.models.salm import SALM
 
@@ -53,6 +55,11 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
     for name in ("semantic", "spatial"):
         branch = getattr(encoder, name)
         setattr(tuned, name, None if branch is None else tuned_branch(branch, precision))
+    if encoder.timbre is not None:
+        tuned.timbre = _shallow(encoder.timbre)
+        tuned.timbre.layers = deepcopy(encoder.timbre.layers).eval()
+        fuse_batch_norms(tuned.timbre.layers)
+        tuned.timbre.layers.to(getattr(torch, precision))
     return tuned.eval()
 
 

@@ -22,8 +22,13 @@ def spatialize(dry: NDArray[np.float32], response: NDArray[np.float32]) -> NDArr
     """
     if dry.ndim != 1 or response.ndim != 2 or response.shape[0] != 4 or not response.shape[1]:
         raise SceneError(f"expected a dry sound (samples,) and a response (4, taps), got {dry.shape}, {response.shape}")
+    return convolve(dry, response)
+
+
+def convolve(dry: NDArray[np.float32], response: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`spatialize` without its checks, for responses of any number of channels."""
     samples, taps = dry.shape[0], response.shape[1]
-    foa = np.zeros((4, samples), dtype=np.float32)
+    wet_channels = np.zeros((response.shape[0], samples), dtype=np.float32)
     size = scipy.fft.next_fast_len(max(_MIN_BLOCK, 3 * taps), real=True)
     block = size - taps + 1
     spectrum = scipy.fft.rfft(response.astype(np.float32, copy=False), size, axis=-1)
@@ -33,8 +38,8 @@ def spatialize(dry: NDArray[np.float32], response: NDArray[np.float32]) -> NDArr
             continue
         wet = scipy.fft.irfft(scipy.fft.rfft(piece, size) * spectrum, size, axis=-1)
         stop = min(samples, start + len(piece) + taps - 1)
-        foa[:, start:stop] += wet[:, : stop - start]
-    return foa
+        wet_channels[:, start:stop] += wet[:, : stop - start]
+    return wet_channels
 
 
 def fit_duration(dry: NDArray[np.float32], samples: int) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ PAPER_LOSS = LossWeights()
 RARE_TAG_LOGIT = -5.0
 """Where the tags' logits start: a class is present in less than one sound of a hundred."""
 TEXTS_AT_A_TIME = 256
-FIRST_OF_SPATIAL = "spatial_projection.0.weight"
+FIRST_OF_PROJECTIONS = ("semantic_projection.0.weight", "spatial_projection.0.weight")
 
 
 class SalmTraining(lightning.LightningModule):
@@ -45,6 +45,7 @@ class SalmTraining(lightning.LightningModule):
         branches: of the audio tower; without one of them the model is the paper's SALM-s (["spatial"]) or its
             LAION-CLAP baseline (["semantic"]).
         arrival_channels: width of the audio tower's `ArrivalPooling`, 0 for none; None: as in the model to start from.
+        timbre_channels: the same of its `TimbrePooling`.
         loss: weights of the objective's terms.
         targets: what items of the same meaning in a batch are, see `salm.models.losses`.
         learning_rate: peak rate of the audio side; the text side gets `text_rate_factor` of it, and the few weights of
@@ -55,6 +56,7 @@ class SalmTraining(lightning.LightningModule):
             loss terms `labels`, `scenes` and `edited`, whose thousands of sentences are then embedded only once.
         semantic_steps: first steps, which train the semantic branch alone at half the cost: what sounds is harder to
             learn than where.
+        timbre_steps: the first of those, in which `TimbrePooling` learns alone, from W alone (`SceneMix.omni`).
         contrastive_steps: first step at which the contrastive terms count, and the step at which they count in full
             (those of the joint embedding: counted from `semantic_steps` on). From the start they would only teach the
             towers to agree on one point: with fresh audio weights their gradients drown the teacher's and the
@@ -74,6 +76,7 @@ class SalmTraining(lightning.LightningModule):
         export_to: str,
         branches: tuple[str, ...] = BRANCHES,
         arrival_channels: int | None = None,
+        timbre_channels: int | None = None,
         loss: LossWeights = PAPER_LOSS,
         targets: Targets = "multi_positive",
         learning_rate: float = 1e-3,
@@ -84,6 +87,7 @@ class SalmTraining(lightning.LightningModule):
         warmup_steps: int = 100,
         freeze_text: bool = False,
         semantic_steps: int = 0,
+        timbre_steps: int = 0,
         contrastive_steps: tuple[int, int] = (0, 1),
         schedule_steps: int | None = None,
         micro_batch: int | None = None,
@@ -100,6 +104,13 @@ class SalmTraining(lightning.LightningModule):
         audio = replace(checkpoint.config.audio, branches=tuple(branches))
         if arrival_channels is not None:
             audio = replace(audio, arrival_channels=arrival_channels)
+        if timbre_channels is not None:
+            audio = replace(audio, timbre_channels=timbre_channels)
+        if timbre_steps > semantic_steps or (timbre_steps and not audio.timbre_channels):
+            raise ConfigError(
+                f"timbre_steps: expected at most semantic_steps ({semantic_steps}), and timbre_channels above 0, got "
+                f"{timbre_steps} and {audio.timbre_channels}"
+            )
         self.config = replace(checkpoint.config, audio=audio, query_bank=0)
         self.tokenizer = checkpoint.tokenizer
         self.model = _rebuilt(checkpoint, self.config).train()
@@ -109,13 +120,14 @@ class SalmTraining(lightning.LightningModule):
         if self.model.audio_encoder.spatial is None:  # several processes may not wait for gradients of unused weights
             self.model.doa_head.requires_grad_(False)
             self.model.spatial_weight.requires_grad_(False)
-        width = self.model.audio_encoder.out_width
+        width = self.model.audio_encoder.semantic_width
         self.teacher_head = nn.Linear(width, teacher_width) if loss.teacher else None
         self.tag_head = nn.Linear(width, num_tags) if loss.tags else None
         if self.tag_head is not None:
             nn.init.constant_(self.tag_head.bias, RARE_TAG_LOGIT)
         self.objective = Objective(loss, targets, contrastive_steps, semantic_steps)
-        self.export_to, self.semantic_steps, self.micro_batch = Path(export_to), semantic_steps, micro_batch
+        self.export_to, self.micro_batch = Path(export_to), micro_batch
+        self.semantic_steps, self.timbre_steps = semantic_steps, timbre_steps
         self.learning_rate, self.text_rate_factor, self.betas = learning_rate, text_rate_factor, betas
         self.arrival_rate_factor = arrival_rate_factor
         self.weight_decay, self.warmup_steps, self.schedule_steps = weight_decay, warmup_steps, schedule_steps
@@ -184,7 +196,13 @@ class SalmTraining(lightning.LightningModule):
             semantic, spatial = self._image_tokens(image, semantic_alone=semantic_alone)
             return pool_spans(semantic, spans), pool_spans(spatial, spans)
 
-        semantic, spatial = map(torch.cat, zip(*self._in_pieces(pool, encoder.image(batch.features)), strict=True))
+        if self.global_step < self.timbre_steps:
+            semantic = spatial = batch.features.new_zeros(*batch.labels.shape, encoder.out_width)
+        else:
+            semantic, spatial = map(torch.cat, zip(*self._in_pieces(pool, encoder.image(batch.features)), strict=True))
+        if encoder.timbre is not None:
+            heard = self._in_pieces(partial(encoder.timbre, spans=spans), batch.features[:, :1])
+            semantic = torch.cat([semantic, torch.cat(heard)], dim=-1)
         if encoder.arrival is None:
             return semantic, spatial, spatial.new_zeros(*spatial.shape[:2], 0, 3)
         if semantic_alone:
@@ -264,7 +282,7 @@ class SalmTraining(lightning.LightningModule):
 
 
 def _rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
-    """The checkpoint's model, or its weights in a model with fewer branches, or with an `ArrivalPooling` of its own.
+    """The checkpoint's model, or its weights in a model with fewer branches, or with other networks beside them.
 
     Without a `Calibration`: that of a model which learns on would no longer fit.
     """
@@ -279,7 +297,7 @@ def _rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
     for name, fresh in state.items():
         if name in old and old[name].shape == fresh.shape:
             state[name] = old[name]
-        elif name == FIRST_OF_SPATIAL:  # it reads the direction behind the branch's vector, or no longer does
+        elif name in FIRST_OF_PROJECTIONS:  # it reads something behind the branch's vector, or no longer does
             width = model.audio_encoder.out_width
             state[name] = torch.cat([old[name][:, :width], fresh[:, width:]], dim=1)
     model.load_state_dict(state)

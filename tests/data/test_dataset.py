@@ -159,15 +159,16 @@ def test_the_teacher_hears_what_comes_into_the_scene(dry_folder, dry_sounds, roo
 
     def model(samples):
         heard.append(samples)
-        return torch.full((1, 384), 2.0), torch.zeros(1, 527)
+        return torch.full((len(samples), 384), 2.0), torch.zeros(len(samples), 527)
 
     known = read_teacher(dry_folder / "teacher.npz", dry_sounds)
     mix = SceneMix(num_sounds=2, distractor=1.0, distractor_db=(3, 3), speed=(1.2, 1.2), mask_mels=0)
     bank = SoundBank.read(dry_sounds, cache=tmp_path)
     scenes = SceneDataset(bank, rooms, replace(known, model=model), FeatureConfig(), [mix], batch_size=1, seed=0)
     item = scenes[0]
-    assert [samples.shape for samples in heard] == [(1, 120_000)] * 2
-    for samples in heard:
+    (sounds,) = heard
+    assert sounds.shape == (2, 120_000)
+    for samples in sounds:
         assert 20 * np.log10(float(samples.square().mean().sqrt())) == pytest.approx(-20, abs=0.1)
     expected = torch.from_numpy((2.0 - known.mean) / known.deviation)
     torch.testing.assert_close(item.teacher, expected.expand(2, -1))
@@ -175,5 +176,21 @@ def test_the_teacher_hears_what_comes_into_the_scene(dry_folder, dry_sounds, roo
     generator = np.random.default_rng((0, 0))
     rows = scenes.choose(mix, 2, generator)
     placed = scenes._place(int(rows[0]), 120_000, mix, generator)
-    similarity = np.corrcoef(placed.dry, heard[0][0].numpy())[0, 1]
+    similarity = np.corrcoef(placed.dry, sounds[0].numpy())[0, 1]
     assert similarity == pytest.approx(1.0, abs=1e-4)
+
+
+def test_an_omni_scene_is_the_w_of_the_whole_one(dry_folder, dry_sounds, rooms, tmp_path):
+    """The same sounds in the same rooms, but for the sensor's noise, which is drawn for each channel."""
+    whole = SceneMix(num_sounds=2, distractor=0.5, snr_db=(200, 200), tilt_deg=20, distinct=2, any_axis=1.0)
+    omni = replace(whole, omni=True)
+    teacher = read_teacher(dry_folder / "teacher.npz", dry_sounds)
+    bank = SoundBank.read(dry_sounds, cache=tmp_path)
+    scenes = SceneDataset(bank, rooms, teacher, FeatureConfig(), [whole, omni], batch_size=1, seed=0)
+    first, second = (scenes.draw(mix, np.random.default_rng(4)) for mix in (whole, omni))
+    assert second.features.shape == (1, 1001, 64)
+    # The next sound is another one: the noise of three channels fewer was drawn.
+    torch.testing.assert_close(second.features[0, :480], first.features[0, :480], atol=0.02, rtol=0)
+    assert first.rows.tolist() == second.rows.tolist()
+    scenes.keep_scenes(tmp_path, num_workers=0, progress=None)
+    assert [scenes[number].features.shape[0] for number in range(2)] == [7, 1]

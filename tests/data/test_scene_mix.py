@@ -21,7 +21,9 @@ def test_what_varies_the_meetings_leaves_the_kept_scenes(change):
     assert replace(SceneMix(), **change).recipe() == SceneMix().recipe()
 
 
-@pytest.mark.parametrize("change", [{"speed": (0.9, 1.1)}, {"colour_db": 3.0}, {"distractor": 0.5}, {"num_sounds": 1}])
+@pytest.mark.parametrize(
+    "change", [{"speed": (0.9, 1.1)}, {"colour_db": 3.0}, {"distractor": 0.5}, {"num_sounds": 1}, {"omni": True}]
+)
 def test_what_changes_the_sound_makes_other_scenes(change):
     assert replace(SceneMix(), **change).recipe() != SceneMix().recipe()
 

@@ -103,7 +103,10 @@ def test_a_model_with_one_branch_knows_the_other_as_zero(features, branch):
     )
 
 
-def test_mono_is_heard_as_a_diffuse_field(model):
+@pytest.mark.parametrize("timbre_channels", [0, 4])
+def test_mono_is_heard_as_a_diffuse_field(timbre_channels):
+    config = salm_tiny()
+    model = build_model(replace(config, audio=replace(config.audio, timbre_channels=timbre_channels))).eval()
     logmel = torch.full((1, 1, 1001, 64), -30.0)
     diffuse = torch.cat([logmel, (logmel - 4.771213).expand(-1, 3, -1, -1), torch.zeros(1, 3, 1001, 64)], dim=1)
     expected = model.semantic_projection(model.audio_encoder.pool(diffuse)[0])

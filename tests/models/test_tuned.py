@@ -17,6 +17,9 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        for name, statistics in module.named_buffers():
+            if "running" in name:
+                statistics.add_(0.5 * torch.rand(statistics.shape, generator=generator))
     return module.eval()
 
 
@@ -27,7 +30,7 @@ def branch():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return randomise(AudioEncoder(**SIZES))
+    return randomise(AudioEncoder(**SIZES, timbre_channels=4))
 
 
 @pytest.mark.parametrize("batch", [1, 3])

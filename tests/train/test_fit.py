@@ -135,6 +135,37 @@ def test_a_training_can_add_the_weighted_intensity(configure, tmp_path, start):
     assert "train/arrival" in metrics.read_text().splitlines()[0].split(",")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_convolutional_network_can_be_added_and_trained_alone(configure, tmp_path, start):
+    """From scenes of which only W is made; the branches stay as they were."""
+    module = SalmTraining(start=str(start), export_to=str(tmp_path), timbre_channels=4)
+    width = module.model.audio_encoder.out_width
+    before = load_file(start / "model.safetensors")
+    first = module.model.state_dict()["semantic_projection.0.weight"]
+    torch.testing.assert_close(first[:, :width], before["semantic_projection.0.weight"].to(first.dtype))
+    data = {"mixes": [{"num_sounds": 2, "omni": True, "distinct": 4}]}
+    alone = {"timbre_channels": 4, "semantic_steps": 3, "timbre_steps": 3, "freeze_text": True}
+    main(["fit", "--config", configure(1, "timbre", data=data, **alone)])
+    checkpoint = load_checkpoint(tmp_path / "timbre/export")
+    assert checkpoint.config.audio.timbre_channels == 4
+    after = load_file(tmp_path / "timbre/export/model.safetensors")
+    for name, value in before.items():
+        if name == "semantic_projection.0.weight":
+            assert after[name].shape[1] == width + checkpoint.model.audio_encoder.timbre.out_width
+        elif name.startswith(("audio_encoder.", "text_", "spatial_")):
+            assert torch.equal(value, after[name]), name
+    assert int(after["audio_encoder.timbre.norm.num_batches_tracked"]) == 3
+    (metrics,) = (tmp_path / "timbre").rglob("metrics.csv")
+    logged = metrics.read_text().splitlines()[0].split(",")
+    assert "train/teacher" in logged
+    assert "train/doa" not in logged
+
+
+def test_more_steps_of_the_convolutional_network_than_of_the_semantic_side_are_refused(start, tmp_path):
+    with pytest.raises(ConfigError, match=r"at most semantic_steps \(2\).*got 3 and 4"):
+        SalmTraining(start=str(start), export_to=str(tmp_path), timbre_channels=4, semantic_steps=2, timbre_steps=3)
+
+
 def test_each_part_learns_at_its_own_rate(start, tmp_path):
     factors = {"text_rate_factor": 0.1, "arrival_rate_factor": 10.0}
     module = SalmTraining(start=str(start), export_to=str(tmp_path), arrival_channels=4, schedule_steps=6, **factors)

@@ -1,0 +1,76 @@
+"""What sounds, by a small residual convolutional network over the log-mel map of W.
+
+The layer is beside the semantic branch what `salm.models.arrival` is beside the spatial one. A transformer of a few
+million weights learns to hear slowly: that neighbouring bins belong together is built into convolutions, which reach
+in minutes what takes it hours (`benchmarks/compare_variants.py --compare ingredients`).
+
+Source: residual blocks: He et al. 2016; convolutional networks that tag log-mel maps: PANNs, Kong et al. 2020.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from salm.models.convolution import convolution
+from salm.models.htsat import IMAGE_FRAMES
+
+WIDTHS = (1, 2, 4, 8, 12)
+"""Of the blocks, as multiples of the first one's."""
+
+
+class TimbrePooling(nn.Module):
+    """Log-mel maps to vectors of what sounds.
+
+    Args:
+        channels: width of the first block.
+        num_mels: mel bands of the map.
+    """
+
+    def __init__(self, channels: int = 24, num_mels: int = 64) -> None:
+        super().__init__()
+        widths = [channels * factor for factor in WIDTHS]
+        self.norm = nn.BatchNorm1d(num_mels)
+        self.layers = nn.Sequential(
+            convolution(1, channels, 5, stride=(1, 2), activation=nn.ReLU(inplace=True)),
+            *(
+                _ResidualBlock(width, out, halve=number > 0)
+                for number, (width, out) in enumerate(zip([channels, *widths[:-1]], widths, strict=True))
+            ),
+        )
+        self.out_width = widths[-1]
+        for parameter in self.layers.parameters():
+            if parameter.ndim == 4:  # twice as fast on a CPU
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    def forward(
+        self, log_mel: Float[Tensor, "batch 1 frames mels"], spans: Sequence[tuple[int, int]] | None = None
+    ) -> Float[Tensor, "batch spans width"]:
+        """One vector for each span (first, end) of 0.32 s tokens (None: the whole clip).
+
+        `log_mel`: the first map of `FeatureExtractor`, not normalised; at most 1,024 frames.
+        """
+        normed = self.norm(log_mel[:, 0].transpose(1, 2))
+        maps = functional.pad(normed, (0, IMAGE_FRAMES - normed.shape[-1])).unsqueeze(1)
+        dtype = next(self.layers.parameters()).dtype
+        in_time = self.layers(maps.to(dtype)).float().mean(dim=2)  # (batch, width, tokens)
+        spans = spans or ((0, in_time.shape[-1]),)
+        return torch.stack([in_time[..., first:end].mean(dim=-1) for first, end in spans], dim=1)
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions of 3 x 3 beside a direct path; `halve` averages mels and frames in pairs before."""
+
+    def __init__(self, width: int, out: int, *, halve: bool) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
+        self.skip = nn.Conv2d(width, out, 1, bias=False) if width != out else nn.Identity()
+        self.block = nn.Sequential(
+            convolution(width, out, 3, activation=nn.ReLU(inplace=True)), convolution(out, out, 3)
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = self.pool(maps)
+        return functional.relu(self.skip(maps) + self.block(maps), inplace=True)
