@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from salm.data.batches import collate
 from salm.data.datamodule import SceneDataModule
-from salm.data.dataset import Example, SceneDataset, collate
+from salm.data.dataset import Example, SceneDataset
 from salm.data.scene_mix import SceneMix
 from salm.models.builders import build_model, salm_small
 

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.config import FeatureConfig
 from salm.data.audio_teacher import AudioTeacher
-from salm.data.dataset import EpochSampler, Example, SceneDataset, collate
+from salm.data.batches import EpochSampler, collate
+from salm.data.dataset import Example, SceneDataset
 from salm.data.device_scenes import DeviceScenes
 from salm.data.scene_mix import SceneMix
 from salm.data.shards import ShardedScenes

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from salm.audio.augment import (
     axis_turns,
@@ -76,7 +76,7 @@ class PlacedSound(NamedTuple):
 class SceneDataset(Dataset[Example]):
     """Endless random scenes: item i depends on (seed, repetition, i) alone, for any i from 0.
 
-    `EpochSampler` chooses them.
+    `salm.data.batches.EpochSampler` chooses them.
 
     Args:
         bank: dry sounds. `rooms`: room responses. `teacher`: its outputs for the same sounds.
@@ -239,50 +239,6 @@ class _Scenes(Dataset[Scene]):
     def __getitem__(self, number: int) -> Scene:
         generator = np.random.default_rng(np.random.SeedSequence(self.dataset.seed, spawn_key=(number,)))
         return self.dataset.draw(self.mix, generator)
-
-
-class EpochSampler(Sampler[int]):
-    """Item numbers of one epoch after another; Lightning calls `set_epoch`, also when it resumes.
-
-    Args:
-        batches_per_epoch: of `batch_size` items for each process.
-        rank, world_size: this process among all; a joint batch is what one process alone would take as a batch of
-            `batch_size * world_size`.
-    """
-
-    def __init__(self, batches_per_epoch: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.batches_per_epoch, self.batch_size = batches_per_epoch, batch_size
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Continue with the items of this epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches_per_epoch * self.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        first_batch = self.epoch * self.batches_per_epoch
-        for batch in range(first_batch, first_batch + self.batches_per_epoch):
-            first = (batch * self.world_size + self.rank) * self.batch_size
-            yield from range(first, first + self.batch_size)
-
-
-def collate(examples: Sequence[Example]) -> Example:
-    """A batch as one `Example`: tensors stacked, captions in a flat tuple (sound by sound, clip by clip).
-
-    `spans` stays that of the first clip: the clips of a batch have equal joints.
-    """
-    stacked = {
-        name: torch.stack([getattr(example, name) for example in examples])
-        for name in ("features", "doa", "labels", "sectors", "teacher", "tags")
-    }
-    return Example(
-        **stacked,
-        spans=examples[0].spans,
-        captions=tuple(text for example in examples for text in example.captions),
-        spatial_captions=tuple(text for example in examples for text in example.spatial_captions),
-    )
 
 
 def excerpt(dry: NDArray[np.float32], length: int, generator: np.random.Generator) -> NDArray[np.float32]:

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from salm.config import ModelConfig
+from salm.data.batches import collate
 from salm.data.datamodule import SceneDataModule
-from salm.data.dataset import collate
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, azimuth_elevation, border_distance, direction_prompt, sector_index
 from salm.metrics import mean_average_precision, rank_relevance

@@ -198,6 +198,11 @@ class SalmTraining(lightning.LightningModule):
 
         if self.global_step < self.timbre_steps:
             semantic = spatial = batch.features.new_zeros(*batch.labels.shape, encoder.out_width)
+        elif batch.features.shape[1] == 1:
+            raise ConfigError(
+                f"data.mixes: scenes with omni: true hold W alone, and only the first {self.timbre_steps} steps "
+                "(timbre_steps) read nothing else; leave omni out, or raise timbre_steps"
+            )
         else:
             semantic, spatial = map(torch.cat, zip(*self._in_pieces(pool, encoder.image(batch.features)), strict=True))
         if encoder.timbre is not None:

@@ -6,11 +6,10 @@ import torch
 
 from salm.audio.augment import mask_mels
 from salm.config import FeatureConfig
+from salm.data.batches import EpochSampler, collate
 from salm.data.dataset import (
     NUM_TIME_TOKENS,
-    EpochSampler,
     SceneDataset,
-    collate,
     excerpt,
     random_symmetry,
     token_spans,

@@ -9,7 +9,7 @@ import torch
 from salm.audio.features import FeatureExtractor
 from salm.audio.io import fit_window, read_foa
 from salm.config import FeatureConfig
-from salm.data.dataset import EpochSampler, collate
+from salm.data.batches import EpochSampler, collate
 from salm.data.shards import INDEX_NAME, ShardedScenes, pack_scenes, shard_name
 from salm.errors import ManifestError
 from salm.geometry import SECTORS, find_sector

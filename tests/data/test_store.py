@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from salm.config import FeatureConfig
-from salm.data.dataset import SceneDataset, collate
+from salm.data.batches import collate
+from salm.data.dataset import SceneDataset
 from salm.data.scene_mix import SceneMix
 from salm.data.sounds import SoundBank, read_teacher
 from salm.data.store import Scene, SceneStore

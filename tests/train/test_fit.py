@@ -166,6 +166,13 @@ def test_more_steps_of_the_convolutional_network_than_of_the_semantic_side_are_r
         SalmTraining(start=str(start), export_to=str(tmp_path), timbre_channels=4, semantic_steps=2, timbre_steps=3)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_branches_cannot_learn_from_scenes_of_w_alone(configure):
+    alone = {"timbre_channels": 4, "semantic_steps": 1, "timbre_steps": 1}
+    with pytest.raises(ConfigError, match="only the first 1 steps"):
+        main(["fit", "--config", configure(1, "omni", data={"mixes": [{"num_sounds": 2, "omni": True}]}, **alone)])
+
+
 def test_each_part_learns_at_its_own_rate(start, tmp_path):
     factors = {"text_rate_factor": 0.1, "arrival_rate_factor": 10.0}
     module = SalmTraining(start=str(start), export_to=str(tmp_path), arrival_channels=4, schedule_steps=6, **factors)
