@@ -1,8 +1,7 @@
 """What sounds, by a small residual convolutional network over the log-mel map of W.
 
-The layer is beside the semantic branch what `salm.models.arrival` is beside the spatial one. A transformer of a few
-million weights learns to hear slowly: that neighbouring bins belong together is built into convolutions, which reach
-in minutes what takes it hours (`benchmarks/compare_variants.py --compare ingredients`).
+It is beside the semantic branch what `salm.models.arrival` is beside the spatial one. A transformer of a few million
+weights learns to hear slowly; that neighbouring bins belong together is built into convolutions.
 
 Source: residual blocks: He et al. 2016; convolutional networks that tag log-mel maps: PANNs, Kong et al. 2020.
 """
