@@ -169,8 +169,7 @@ class AudioEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "batch semantic_width"], Float[Tensor, "batch spatial_width"]]:
         """The two branches' vectors before the projections: final tokens averaged over time and frequency."""
         semantic, spatial = (tokens.mean(dim=1) for tokens in self(features))
-        if self.timbre is not None:
-            semantic = torch.cat([semantic, self.timbre(features[:, :1])[:, 0]], dim=-1)
+        semantic = self._with_timbre(semantic, features)
         if self.arrival is not None:
             spatial = self.with_arrival(spatial, self.arrival(features)[:, 0])
         return semantic, spatial
@@ -189,7 +188,13 @@ class AudioEncoder(nn.Module):
         """
         dipoles = (features - 10.0 * math.log10(3.0)).clamp_min(LOG_MEL_FLOOR_DB).expand(-1, 3, -1, -1)
         still = torch.zeros_like(dipoles)
-        return self.pool(torch.cat([features, dipoles, still], dim=1))[0]
+        semantic = self(torch.cat([features, dipoles, still], dim=1))[0].mean(dim=1)
+        return self._with_timbre(semantic, features)
+
+    def _with_timbre(self, semantic: Tensor, features: Tensor) -> Tensor:
+        if self.timbre is None:
+            return semantic
+        return torch.cat([semantic, self.timbre(features[:, :1])[:, 0]], dim=-1)
 
 
 def _num_processes() -> int:

@@ -12,24 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from salm.config import BRANCHES, ModelConfig
+from salm.config import BRANCHES
 from salm.data.dataset import Example
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, direction_prompt
 from salm.models.audio_encoder import frame_spans, pool_spans
-from salm.models.builders import build_model
 from salm.models.losses import LossWeights, Targets
-from salm.models.salm import SALM
 from salm.train.objective import Objective, Outcome
+from salm.train.rebuilding import rebuilt
 from salm.train.schedule import warmup_cosine
 from salm.train.validation import validation_scores
-from salm.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from salm.weights.checkpoint import load_checkpoint, save_checkpoint
 
 PAPER_LOSS = LossWeights()
 RARE_TAG_LOGIT = -5.0
 """Where the tags' logits start: a class is present in less than one sound of a hundred."""
 TEXTS_AT_A_TIME = 256
-FIRST_OF_PROJECTIONS = ("semantic_projection.0.weight", "spatial_projection.0.weight")
 
 
 class SalmTraining(lightning.LightningModule):
@@ -113,7 +111,7 @@ class SalmTraining(lightning.LightningModule):
             )
         self.config = replace(checkpoint.config, audio=audio, query_bank=0)
         self.tokenizer = checkpoint.tokenizer
-        self.model = _rebuilt(checkpoint, self.config).train()
+        self.model = rebuilt(checkpoint, self.config).train()
         self.text_towers = (self.model.text_encoder, self.model.text_projection)
         for tower in self.text_towers:
             tower.requires_grad_(not freeze_text)
@@ -284,26 +282,3 @@ class SalmTraining(lightning.LightningModule):
         """Write the model as a checkpoint folder."""
         if self.trainer.is_global_zero:
             save_checkpoint(self.export_to, self.model.cpu(), self.config, self.tokenizer)
-
-
-def _rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
-    """The checkpoint's model, or its weights in a model with fewer branches, or with other networks beside them.
-
-    Without a `Calibration`: that of a model which learns on would no longer fit.
-    """
-    known, wanted = checkpoint.config.audio, config.audio
-    if wanted == known:
-        checkpoint.model.calibration = None
-        return checkpoint.model
-    if not set(wanted.branches) <= set(known.branches):
-        raise ConfigError(f"branches {list(wanted.branches)}: the model to start from has only {list(known.branches)}")
-    model = build_model(config)
-    old, state = checkpoint.model.state_dict(), model.state_dict()
-    for name, fresh in state.items():
-        if name in old and old[name].shape == fresh.shape:
-            state[name] = old[name]
-        elif name in FIRST_OF_PROJECTIONS:  # it reads something behind the branch's vector, or no longer does
-            width = model.audio_encoder.out_width
-            state[name] = torch.cat([old[name][:, :width], fresh[:, width:]], dim=1)
-    model.load_state_dict(state)
-    return model

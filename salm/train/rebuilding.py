@@ -1,0 +1,34 @@
+"""The weights of a checkpoint in a model of other parts, which then learns on."""
+
+import torch
+
+from salm.config import ModelConfig
+from salm.errors import ConfigError
+from salm.models.builders import build_model
+from salm.models.salm import SALM
+from salm.weights.checkpoint import Checkpoint
+
+FIRST_OF_PROJECTIONS = ("semantic_projection.0.weight", "spatial_projection.0.weight")
+
+
+def rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
+    """The checkpoint's model, or its weights in a model with fewer branches, or with other networks beside them.
+
+    Without a `Calibration`: that of a model which learns on would no longer fit.
+    """
+    known, wanted = checkpoint.config.audio, config.audio
+    if wanted == known:
+        checkpoint.model.calibration = None
+        return checkpoint.model
+    if not set(wanted.branches) <= set(known.branches):
+        raise ConfigError(f"branches {list(wanted.branches)}: the model to start from has only {list(known.branches)}")
+    model = build_model(config)
+    old, state = checkpoint.model.state_dict(), model.state_dict()
+    for name, fresh in state.items():
+        if name in old and old[name].shape == fresh.shape:
+            state[name] = old[name]
+        elif name in FIRST_OF_PROJECTIONS:  # it reads something behind the branch's vector, or no longer does
+            width = model.audio_encoder.out_width
+            state[name] = torch.cat([old[name][:, :width], fresh[:, width:]], dim=1)
+    model.load_state_dict(state)
+    return model
