@@ -49,6 +49,9 @@ class BlockSize(NamedTuple):
 
 
 STEM_WIDTH = 8
+STAGE_ENDS = (0, 3, 6, 12, 16)
+"""Layers whose maps are the last of their resolution: 64 bands by 500 frames (of 10 s), 32 by 250, ..., 4 by 32."""
+STAGE_WIDTHS = (8, 16, 16, 48, EMBEDDING_WIDTH)
 _convolution = partial(convolution, eps=1e-3)
 BLOCKS = (
     BlockSize(3, 8, 8, False, False, 1),
@@ -132,19 +135,33 @@ class AudioTeacher(nn.Module):
                 f"expected at least {MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz for the tagger, got {samples.shape[1]}"
             )
         # Clip by clip, for the processor's cache; the network is faster over a batch.
-        features = self.features(torch.stack([self._log_mel(clip) for clip in samples.cpu().numpy()]))
+        features = self.features(torch.stack([self.log_mel(clip) for clip in samples.cpu().numpy()])[:, None])
         return features.mean(dim=(2, 3)), self.classifier(features)
 
-    def _log_mel(self, clip: NDArray[np.float32]) -> Tensor:
-        """(samples,) at `SAMPLE_RATE_HZ` to (1, mels, frames) on the module's device."""
+    @torch.no_grad()
+    def stages(self, log_mels: Float[Tensor, "batch 128 frames"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        """The maps at `STAGE_ENDS` inside the network, without gradients.
+
+        Args:
+            log_mels: of `log_mel`.
+        """
+        maps, ends = log_mels.unsqueeze(1), []
+        for number, layer in enumerate(self.features):
+            maps = layer(maps)
+            if number in STAGE_ENDS:
+                ends.append(maps)
+        return ends
+
+    def log_mel(self, clip: NDArray[np.float32]) -> Float[Tensor, "128 frames"]:
+        """The network's input for a clip (samples,) at `SAMPLE_RATE_HZ`: a frame for each 10 ms."""
         resampled = torch.from_numpy(soxr.resample(clip, SAMPLE_RATE_HZ, TEACHER_RATE_HZ)).to(self.window.device)
-        sharpened = (resampled[1:] - PRE_EMPHASIS * resampled[:-1]).unsqueeze(0)
+        sharpened = resampled[1:] - PRE_EMPHASIS * resampled[:-1]
         # Only the window's own samples are framed: where they stand among the FFT's zeros leaves the power as it is.
-        padded = functional.pad(sharpened, (WINDOW_SAMPLES // 2, WINDOW_SAMPLES // 2), mode="reflect")
-        frames = padded.unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES)
+        padded = functional.pad(sharpened[None], (WINDOW_SAMPLES // 2, WINDOW_SAMPLES // 2), mode="reflect")
+        frames = padded[0].unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES)
         spectra = torch.fft.rfft(frames * self.window, n=FFT_SAMPLES)
         power = spectra.real.square() + spectra.imag.square()
-        log_mel = (self.mel_weights @ power.transpose(1, 2) + 1e-5).log()
+        log_mel = (self.mel_weights @ power.T + 1e-5).log()
         return (log_mel + 4.5) / 5.0
 
 

@@ -44,8 +44,10 @@ def collate(examples: Sequence[Example]) -> Example:
         name: torch.stack([getattr(example, name) for example in examples])
         for name in ("features", "doa", "labels", "sectors", "teacher", "tags")
     }
+    heard = [example.heard for example in examples if example.heard is not None]
     return Example(
         **stacked,
+        heard=torch.stack(heard) if heard else None,
         spans=examples[0].spans,
         captions=tuple(text for example in examples for text in example.captions),
         spatial_captions=tuple(text for example in examples for text in example.spatial_captions),

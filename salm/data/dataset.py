@@ -46,12 +46,13 @@ class Example(NamedTuple):
     """One clip with `sounds` different sounds, one after the other, each from a direction of its own.
 
     Attributes:
-        features: (7, frames, mels); (1, frames, mels) of `SceneMix.omni`.
+        features: (7, frames, mels); (1, frames, mels) of `SceneMix.omni` and `SceneMix.dry`.
         spans: first and end time token of each sound, (sounds, 2); tokens over a joint belong to none.
         doa: unit vectors (x, y, z), (sounds, 3).
         labels: label numbers, (sounds,); sectors: indices of the horizontal sectors, (sounds,).
         captions, spatial_captions: one of each per sound.
         teacher, tags: the audio teacher's outputs for the dry sounds, (sounds, width) and (sounds, 527).
+        heard: the teacher's own log-mel map of the clip, (128, frames), of `SceneMix.dry`.
     """
 
     features: Tensor
@@ -63,6 +64,7 @@ class Example(NamedTuple):
     spatial_captions: tuple[str, ...]
     teacher: Tensor
     tags: Tensor
+    heard: Tensor | None = None
 
 
 class PlacedSound(NamedTuple):
@@ -123,6 +125,7 @@ class SceneDataset(Dataset[Example]):
             spans=torch.tensor(token_spans(self.joints(mix), self.features.hop_samples)),
             teacher=torch.from_numpy(scene.teacher),
             tags=torch.from_numpy(scene.tags),
+            heard=None if scene.heard is None else torch.from_numpy(scene.heard),
             **self.describe(scene.rows, scene.directions, generator),
         )
 
@@ -162,18 +165,19 @@ class SceneDataset(Dataset[Example]):
         """A new scene: the maps of one clip, its sounds and their directions."""
         rows = self.choose(mix, mix.num_sounds, generator)
         joints = self.joints(mix)
-        foa = np.empty((1 if mix.omni else 4, joints[-1]), dtype=np.float32)
+        foa = np.empty((1 if mix.w_alone else 4, joints[-1]), dtype=np.float32)
         directions = np.empty((mix.num_sounds, 3))
         teacher, tags = self.teacher.embeddings[rows], self.teacher.tags[rows]
         dry = []
         for number, row in enumerate(rows.tolist()):
-            heard = self._place(row, joints[number + 1] - joints[number], mix, generator)
-            foa[:, joints[number] : joints[number + 1]], directions[number] = heard.field, heard.direction
-            dry.append(heard.dry)
+            placed = self._place(row, joints[number + 1] - joints[number], mix, generator)
+            foa[:, joints[number] : joints[number + 1]], directions[number] = placed.field, placed.direction
+            dry.append(placed.dry)
         if self.teacher.model is not None:
             shortest = int(np.diff(joints).min())
             teacher, tags = self.teacher.listen(np.stack([sound[:shortest] for sound in dry]))
-        return Scene(self.extractor(torch.from_numpy(foa)[None])[0], rows, directions, teacher, tags)
+        heard = self.teacher.log_mel(np.concatenate(dry)) if mix.dry and self.teacher.model is not None else None
+        return Scene(self.extractor(torch.from_numpy(foa)[None])[0], rows, directions, teacher, tags, heard)
 
     def choose(self, mix: SceneMix, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """Random rows of the bank, balanced as the mix wants it."""
@@ -221,9 +225,12 @@ class SceneDataset(Dataset[Example]):
         """
         dry = change_speed(self.bank[row], generator.uniform(*mix.speed), SAMPLE_RATE_HZ)
         dry = recolour(excerpt(dry, length, generator), mix.colour_db, SAMPLE_RATE_HZ, generator)
-        response = self.rooms[place].response
-        heard = response[:1] if mix.omni else (foa_rotation(turn) @ response).astype(np.float32)
-        field = convolve(dry, heard)[:, :length]
+        if mix.dry:
+            field = dry[None].astype(np.float32)
+        else:
+            response = self.rooms[place].response
+            heard = response[:1] if mix.omni else (foa_rotation(turn) @ response).astype(np.float32)
+            field = convolve(dry, heard)[:, :length]
         return field / root_mean_square(field[0]), dry / root_mean_square(dry)
 
 

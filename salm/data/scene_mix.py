@@ -33,6 +33,8 @@ class SceneMix:
         distractor_db: how much fainter that one is, least and most.
         omni: make W alone and its log-mel map alone, for `timbre_steps` of the training: a seventh of the room on the
             disk. Scenes made on the device that trains are whole in any case.
+        dry: W alone, and without a room: the very sound that the audio teacher hears. Such scenes also keep the
+            teacher's own log-mel map, from which the loss term `hints` is made. Not for scenes made on the device.
     """
 
     num_sounds: int = 3
@@ -48,6 +50,7 @@ class SceneMix:
     distractor: float = 0.0
     distractor_db: tuple[float, float] = (6.0, 24.0)
     omni: bool = False
+    dry: bool = False
 
     def __post_init__(self) -> None:
         if self.num_sounds < 1:
@@ -55,9 +58,15 @@ class SceneMix:
         if not 0.0 < self.speed[0] <= self.speed[1]:
             raise ConfigError(f"mixes.speed: expected 0 < lowest <= highest, got {list(self.speed)}")
 
+    @property
+    def w_alone(self) -> bool:
+        """Its scenes have the one map of W."""
+        return self.omni or self.dry
+
     def recipe(self) -> str:
         """All that a kept scene depends on, the same for 5 and for 5.0."""
-        apart = (*MEETING_FIELDS, "num_sounds", "omni")
+        apart = (*MEETING_FIELDS, "num_sounds", "omni", "dry")
         kept = {name: value for name, value in asdict(self).items() if name not in apart}
         numbers = [tuple(map(float, value)) if isinstance(value, Sequence) else float(value) for value in kept.values()]
-        return f"{RECIPE_VERSION} {[self.num_sounds, *numbers]}{' omni' if self.omni else ''}"
+        kinds = "".join(f" {name}" for name in ("omni", "dry") if getattr(self, name))
+        return f"{RECIPE_VERSION} {[self.num_sounds, *numbers]}{kinds}"

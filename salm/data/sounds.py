@@ -57,10 +57,14 @@ class Teacher:
         Whatever its level, a sound is heard at `HEARD_DBFS`.
         """
         assert self.model is not None
-        levels = np.array([[root_mean_square(sound)] for sound in dry], np.float32)
-        heard = dry * (np.float32(10 ** (HEARD_DBFS / 20)) / levels)
+        heard = np.stack([_at_heard_level(sound) for sound in dry])
         embeddings, logits = (out.numpy() for out in self.model(torch.from_numpy(heard)))
         return (embeddings - self.mean) / self.deviation, 1.0 / (1.0 + np.exp(-logits))
+
+    def log_mel(self, dry: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The map (128, frames) of a clip (samples,) that the model reads, at `HEARD_DBFS`."""
+        assert self.model is not None
+        return self.model.log_mel(_at_heard_level(dry)).numpy()
 
 
 class SoundBank:
@@ -135,6 +139,10 @@ class SoundBank:
 def root_mean_square(samples: NDArray[np.float32]) -> float:
     """Level of a sound, never quite zero, to divide by."""
     return max(float(np.sqrt(np.mean(np.square(samples)))), 1e-9)
+
+
+def _at_heard_level(sound: NDArray[np.float32]) -> NDArray[np.float32]:
+    return sound * np.float32(10 ** (HEARD_DBFS / 20) / root_mean_square(sound))
 
 
 def _cached(

@@ -20,6 +20,7 @@ STORED_AS = {
     "directions": np.float32,
     "teacher": np.float16,
     "tags": np.float16,
+    "heard": np.float16,
 }
 
 
@@ -31,6 +32,7 @@ class Scene(NamedTuple):
         rows: the sounds in it, as rows of the sound bank, (sounds,).
         directions: of each, (sounds, 3).
         teacher, tags: what the audio teacher says of each, (sounds, width) and (sounds, 527).
+        heard: the log-mel map of the clip that the teacher reads, (128, frames), of a `SceneMix.dry`.
     """
 
     features: Float[Tensor, "maps frames mels"]
@@ -38,6 +40,7 @@ class Scene(NamedTuple):
     directions: NDArray[np.float64]
     teacher: NDArray[np.float32]
     tags: NDArray[np.float32]
+    heard: NDArray[np.float32] | None = None
 
 
 class SceneStore:
@@ -48,7 +51,8 @@ class SceneStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in Scene._fields}
+        files = {name: folder / f"{name}.npy" for name in Scene._fields}
+        self.arrays = {name: np.load(file, mmap_mode="r") for name, file in files.items() if file.is_file()}
 
     def __len__(self) -> int:
         return len(self.arrays["rows"])
@@ -61,6 +65,7 @@ class SceneStore:
             stored["directions"].astype(np.float64),
             stored["teacher"].astype(np.float32),
             stored["tags"].astype(np.float32),
+            stored["heard"].astype(np.float32) if "heard" in stored else None,
         )
 
     @classmethod
@@ -86,7 +91,7 @@ class SceneStore:
         done = open_memmap(folder / "done.npy", mode="r+")
         missing = np.flatnonzero(~done).tolist()
         if missing:
-            arrays = {name: open_memmap(folder / f"{name}.npy", mode="r+") for name in Scene._fields}
+            arrays = {name: open_memmap(folder / f"{name}.npy", mode="r+") for name in cls(folder).arrays}
             batches = DataLoader(Subset(scenes, missing), SCENES_AT_A_TIME, num_workers=num_workers, collate_fn=list)
             for start, batch in zip(range(0, len(missing), SCENES_AT_A_TIME), batches, strict=True):
                 numbers = missing[start : start + SCENES_AT_A_TIME]
@@ -106,7 +111,8 @@ def _allocate(folder: Path, first: Scene, count: int) -> None:
     """Empty files of the final size; `done.npy`, the last one, says that all are there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, dtype in STORED_AS.items():
-        open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *getattr(first, name).shape))
+        if (array := getattr(first, name)) is not None:
+            open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *array.shape))
     partial = folder / "done.partial.npy"
     np.save(partial, np.zeros(count, dtype=bool))
     partial.replace(folder / "done.npy")

@@ -99,6 +99,8 @@ class LossWeights:
         edited: the same after a change to another direction (equation 3), so that what a sound is stays in the
             semantic part.
         arrival: as `doa`, of both estimates of the weighted intensity (`salm.models.arrival`).
+        hints: squared error of `TimbrePooling`'s maps at each resolution against the audio teacher's
+            (`salm.train.hints`), in scenes of `SceneMix.dry`.
     """
 
     semantic: float = 0.5
@@ -111,6 +113,7 @@ class LossWeights:
     scenes: float = 0.0
     edited: float = 0.0
     arrival: float = 0.0
+    hints: float = 0.0
 
 
 def _normalize(vectors: Tensor) -> Tensor:

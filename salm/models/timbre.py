@@ -16,8 +16,10 @@ from torch.nn import functional
 from salm.models.convolution import convolution
 from salm.models.htsat import IMAGE_FRAMES
 
-WIDTHS = (1, 2, 4, 8, 12)
+WIDTHS = (1, 2, 4, 8, 11)
 """Of the blocks, as multiples of the first one's."""
+OUT_WIDTH = 16
+"""Of the layer behind them, in the same unit."""
 
 
 class TimbrePooling(nn.Module):
@@ -38,8 +40,10 @@ class TimbrePooling(nn.Module):
                 _ResidualBlock(width, out, halve=number > 0)
                 for number, (width, out) in enumerate(zip([channels, *widths[:-1]], widths, strict=True))
             ),
+            convolution(widths[-1], channels * OUT_WIDTH, 1, activation=nn.ReLU(inplace=True)),
         )
-        self.out_width = widths[-1]
+        self.out_width = channels * OUT_WIDTH
+        self.widths = (*widths[:-1], self.out_width)
         for parameter in self.layers.parameters():
             if parameter.ndim == 4:  # twice as fast on a CPU
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -51,10 +55,25 @@ class TimbrePooling(nn.Module):
 
         `log_mel`: the first map of `FeatureExtractor`, not normalised; at most 1,024 frames.
         """
+        return self.pool(self.stages(log_mel)[-1], spans)
+
+    def stages(self, log_mel: Float[Tensor, "batch 1 frames mels"]) -> list[Float[Tensor, "batch _ _ _"]]:
+        """The last maps of each resolution: 64 mels by 512 frames, 32 by 256, ..., and 4 by 32 tokens, for `pool`."""
         normed = self.norm(log_mel[:, 0].transpose(1, 2))
         maps = functional.pad(normed, (0, IMAGE_FRAMES - normed.shape[-1])).unsqueeze(1)
-        dtype = next(self.layers.parameters()).dtype
-        in_time = self.layers(maps.to(dtype)).float().mean(dim=2)  # (batch, width, tokens)
+        maps = maps.to(next(self.layers.parameters()).dtype)
+        stem, *blocks, last_block, last = self.layers
+        maps, stages = stem(maps), []
+        for block in blocks:
+            maps = block(maps)
+            stages.append(maps)
+        return [*stages, last(last_block(maps))]
+
+    def pool(
+        self, last: Float[Tensor, "batch width mels tokens"], spans: Sequence[tuple[int, int]] | None = None
+    ) -> Float[Tensor, "batch spans width"]:
+        """As `forward`, from the last of its `stages`."""
+        in_time = last.float().mean(dim=2)  # (batch, width, tokens)
         spans = spans or ((0, in_time.shape[-1]),)
         return torch.stack([in_time[..., first:end].mean(dim=-1) for first, end in spans], dim=1)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -18,6 +18,7 @@ from salm.errors import ConfigError
 from salm.geometry import SECTORS, direction_prompt
 from salm.models.audio_encoder import frame_spans, pool_spans
 from salm.models.losses import LossWeights, Targets
+from salm.train.hints import TeacherHints
 from salm.train.objective import Objective, Outcome
 from salm.train.rebuilding import rebuilt
 from salm.train.schedule import warmup_cosine
@@ -28,6 +29,18 @@ PAPER_LOSS = LossWeights()
 RARE_TAG_LOGIT = -5.0
 """Where the tags' logits start: a class is present in less than one sound of a hundred."""
 TEXTS_AT_A_TIME = 256
+
+
+class Pooled(NamedTuple):
+    """Both branches' vectors (clips, sounds, width) of every sound, and the arrival's estimates.
+
+    `stages`: the maps inside `TimbrePooling`, of scenes that give hints.
+    """
+
+    semantic: Tensor
+    spatial: Tensor
+    arrival: Tensor
+    stages: list[Tensor]
 
 
 class SalmTraining(lightning.LightningModule):
@@ -54,7 +67,9 @@ class SalmTraining(lightning.LightningModule):
             loss terms `labels`, `scenes` and `edited`, whose thousands of sentences are then embedded only once.
         semantic_steps: first steps, which train the semantic branch alone at half the cost: what sounds is harder to
             learn than where.
-        timbre_steps: the first of those, in which `TimbrePooling` learns alone, from W alone (`SceneMix.omni`).
+        timbre_steps: the first of those, in which `TimbrePooling` learns alone, from W alone (`SceneMix.omni`, `dry`).
+        trained: parts of `salm.models.salm.SALM` that learn, such as "semantic_projection"; None: all. The others stay
+            as they came, in evaluation mode.
         contrastive_steps: first step at which the contrastive terms count, and the step at which they count in full
             (those of the joint embedding: counted from `semantic_steps` on). From the start they would only teach the
             towers to agree on one point: with fresh audio weights their gradients drown the teacher's and the
@@ -86,6 +101,7 @@ class SalmTraining(lightning.LightningModule):
         freeze_text: bool = False,
         semantic_steps: int = 0,
         timbre_steps: int = 0,
+        trained: tuple[str, ...] | None = None,
         contrastive_steps: tuple[int, int] = (0, 1),
         schedule_steps: int | None = None,
         micro_batch: int | None = None,
@@ -115,6 +131,9 @@ class SalmTraining(lightning.LightningModule):
         self.text_towers = (self.model.text_encoder, self.model.text_projection)
         for tower in self.text_towers:
             tower.requires_grad_(not freeze_text)
+        self.trained = trained
+        if trained is not None:
+            self._freeze_others(trained)
         if self.model.audio_encoder.spatial is None:  # several processes may not wait for gradients of unused weights
             self.model.doa_head.requires_grad_(False)
             self.model.spatial_weight.requires_grad_(False)
@@ -123,6 +142,7 @@ class SalmTraining(lightning.LightningModule):
         self.tag_head = nn.Linear(width, num_tags) if loss.tags else None
         if self.tag_head is not None:
             nn.init.constant_(self.tag_head.bias, RARE_TAG_LOGIT)
+        self.hints = self._hints() if loss.hints else None
         self.objective = Objective(loss, targets, contrastive_steps, semantic_steps)
         self.export_to, self.micro_batch = Path(export_to), micro_batch
         self.semantic_steps, self.timbre_steps = semantic_steps, timbre_steps
@@ -133,6 +153,30 @@ class SalmTraining(lightning.LightningModule):
         self._image_tokens = torch.compile(tokens) if compile_audio else tokens
         self._validation: list[dict[str, Tensor]] = []
         self._fixed_texts: dict[str, Tensor] = {}
+
+    def _freeze_others(self, trained: Sequence[str]) -> None:
+        self.model.requires_grad_(False)
+        for name in trained:
+            try:
+                self.model.get_submodule(name).requires_grad_(True)
+            except AttributeError as error:
+                known = [f"{part}" for part, _ in self.model.named_children()]
+                raise ConfigError(
+                    f"trained: no part {name!r}; expected some of {', '.join(known)}, or parts of those"
+                ) from error
+
+    def _hints(self) -> TeacherHints:
+        timbre = self.model.audio_encoder.timbre
+        if timbre is None:
+            raise ConfigError("loss.hints is for the network of timbre_channels, and the model has none")
+        return TeacherHints(timbre.widths, self.config.features)
+
+    def on_train_epoch_start(self) -> None:
+        """Parts that do not learn are in evaluation mode."""
+        if self.trained is not None:
+            self.model.eval()
+            for name in self.trained:
+                self.model.get_submodule(name).train()
 
     def on_train_batch_start(self, batch: Example, batch_index: int) -> None:
         """Seed what is random in the model by the batch's place, so that a resumed training goes on as it would have.
@@ -145,11 +189,11 @@ class SalmTraining(lightning.LightningModule):
     def training_step(self, batch: Example, batch_index: int) -> Tensor:
         semantic_alone = self.global_step < self.semantic_steps
         captions = batch.captions if semantic_alone else (*batch.captions, *batch.spatial_captions)
-        semantic, spatial, arrival = self._pool(batch, semantic_alone)
+        pooled = self._pool(batch, semantic_alone)
         outcome = Outcome(
-            semantic=semantic.flatten(0, 1),
-            spatial=spatial.flatten(0, 1),
-            arrival=arrival.flatten(0, 1),
+            semantic=pooled.semantic.flatten(0, 1),
+            spatial=pooled.spatial.flatten(0, 1),
+            arrival=pooled.arrival.flatten(0, 1),
             captions=self.encode_texts(captions).unflatten(0, (-1, len(batch.captions))).transpose(0, 1),
             labels=batch.labels.flatten(),
             sectors=batch.sectors.flatten(),
@@ -160,6 +204,9 @@ class SalmTraining(lightning.LightningModule):
         if self.trainer.world_size > 1:
             outcome = Outcome(*map(self._gather, outcome))
         terms = self.objective.terms(outcome, self, semantic_alone=semantic_alone)
+        if self.hints is not None and pooled.stages:
+            teacher = self._datamodule.training.teacher.model.to(self.device)
+            terms["hints"] = self.hints(pooled.stages, teacher.stages(batch.heard))
         total = self.objective.total(terms, self.global_step)
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
@@ -185,8 +232,7 @@ class SalmTraining(lightning.LightningModule):
             self._fixed_texts[kind] = torch.cat([self.encode_texts(texts[i : i + TEXTS_AT_A_TIME]) for i in starts])
         return self._fixed_texts[kind]
 
-    def _pool(self, batch: Example, semantic_alone: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Both branches' vectors (clips, sounds, width) of every sound, and the arrival's estimates."""
+    def _pool(self, batch: Example, semantic_alone: bool) -> Pooled:
         spans = tuple((int(first), int(end)) for first, end in batch.spans)
         encoder = self.model.audio_encoder
 
@@ -198,22 +244,28 @@ class SalmTraining(lightning.LightningModule):
             semantic = spatial = batch.features.new_zeros(*batch.labels.shape, encoder.out_width)
         elif batch.features.shape[1] == 1:
             raise ConfigError(
-                f"data.mixes: scenes with omni: true hold W alone, and only the first {self.timbre_steps} steps "
-                "(timbre_steps) read nothing else; leave omni out, or raise timbre_steps"
+                f"data.mixes: scenes with omni: true or dry: true hold W alone, and only the first {self.timbre_steps} "
+                "steps (timbre_steps) read nothing else; leave them out, or raise timbre_steps"
             )
         else:
             semantic, spatial = map(torch.cat, zip(*self._in_pieces(pool, encoder.image(batch.features)), strict=True))
+        stages: list[Tensor] = []
         if encoder.timbre is not None:
-            heard = self._in_pieces(partial(encoder.timbre, spans=spans), batch.features[:, :1])
-            semantic = torch.cat([semantic, torch.cat(heard)], dim=-1)
+            log_mel = batch.features[:, :1]
+            if self.hints is not None and batch.heard is not None:
+                stages = encoder.timbre.stages(log_mel)
+                heard = encoder.timbre.pool(stages[-1], spans)
+            else:
+                heard = torch.cat(self._in_pieces(partial(encoder.timbre, spans=spans), log_mel))
+            semantic = torch.cat([semantic, heard], dim=-1)
         if encoder.arrival is None:
-            return semantic, spatial, spatial.new_zeros(*spatial.shape[:2], 0, 3)
+            return Pooled(semantic, spatial, spatial.new_zeros(*spatial.shape[:2], 0, 3), stages)
         if semantic_alone:
             arrival = spatial.new_zeros(*spatial.shape[:2], 1, 3)
         else:
             frames = frame_spans(spans, batch.features.shape[2])
             arrival = torch.cat(self._in_pieces(partial(encoder.arrival, spans=frames), batch.features))
-        return semantic, encoder.with_arrival(spatial, arrival), arrival
+        return Pooled(semantic, encoder.with_arrival(spatial, arrival), arrival, stages)
 
     def _in_pieces(self, tower: Callable[..., Any], *inputs: Tensor) -> list[Any]:
         """What a tower makes of its inputs, `micro_batch` rows at a time."""

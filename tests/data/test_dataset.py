@@ -6,6 +6,7 @@ import torch
 
 from salm.audio.augment import mask_mels
 from salm.config import FeatureConfig
+from salm.data.audio_teacher import AudioTeacher
 from salm.data.batches import EpochSampler, collate
 from salm.data.dataset import (
     NUM_TIME_TOKENS,
@@ -193,3 +194,30 @@ def test_an_omni_scene_is_the_w_of_the_whole_one(dry_folder, dry_sounds, rooms, 
     assert first.rows.tolist() == second.rows.tolist()
     scenes.keep_scenes(tmp_path, num_workers=0, progress=None)
     assert [scenes[number].features.shape[0] for number in range(2)] == [7, 1]
+
+
+def test_a_dry_scene_is_what_the_teacher_hears(dry_folder, dry_sounds, rooms, tmp_path):
+    """Distractor and all, at whatever level; the teacher's own map comes with it, also from the disk."""
+    known = read_teacher(dry_folder / "teacher.npz", dry_sounds)
+    torch.manual_seed(0)
+    model = AudioTeacher().eval()
+    mix = SceneMix(num_sounds=1, distractor=1.0, distractor_db=(3, 3), snr_db=(200, 200), dry=True, mask_mels=0)
+    bank = SoundBank.read(dry_sounds, cache=tmp_path)
+    teacher = replace(known, model=model)
+    kept = replace(mix, distinct=2)
+    scenes = SceneDataset(bank, rooms, teacher, FeatureConfig(), [mix, kept], batch_size=1, seed=0)
+    generator = np.random.default_rng((0, 0))
+    placed = scenes._place(int(scenes.choose(mix, 1, generator)[0]), 240_000, mix, generator)
+    assert placed.field.shape == (1, 240_000)
+    assert np.corrcoef(placed.field[0], placed.dry)[0, 1] == pytest.approx(1.0, abs=1e-5)
+    item = scenes[0]
+    assert item.features.shape == (1, 1001, 64)
+    level = 10 ** (-20 / 20) / np.sqrt(np.mean(np.square(placed.dry)))
+    torch.testing.assert_close(item.heard, model.log_mel(placed.dry * np.float32(level)), atol=1e-4, rtol=1e-3)
+    embedding, _ = model(torch.from_numpy(placed.dry * np.float32(level))[None])
+    expected = (embedding - torch.from_numpy(known.mean)) / torch.from_numpy(known.deviation)
+    torch.testing.assert_close(item.teacher, expected, atol=1e-3, rtol=1e-3)
+    scenes.keep_scenes(tmp_path, num_workers=0, progress=None)
+    assert scenes[1].heard.shape == item.heard.shape
+    batch = collate([scenes[0], scenes[2]])
+    assert batch.heard.shape == (2, *item.heard.shape)

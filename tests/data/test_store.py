@@ -25,8 +25,8 @@ def dataset(dry_folder, dry_sounds, rooms, tmp_path):
 class Numbers(torch.utils.data.Dataset):
     """Scene i holds i everywhere; counts how often it is asked for, and breaks off at scene `last`."""
 
-    def __init__(self, last=None):
-        self.asked, self.last = [], last
+    def __init__(self, last=None, heard=False):
+        self.asked, self.last, self.heard = [], last, heard
 
     def __len__(self):
         return 20
@@ -36,14 +36,17 @@ class Numbers(torch.utils.data.Dataset):
             raise KeyboardInterrupt
         self.asked.append(number)
         shapes = {"directions": (2, 3), "teacher": (2, 4), "tags": (2, 6)}
+        if self.heard:
+            shapes["heard"] = (8, 5)
         told = {name: np.full(shape, float(number)) for name, shape in shapes.items()}
         return Scene(torch.full((7, 5, 4), float(number)), np.full(2, number), **told)
 
 
-def test_an_interrupted_store_makes_only_what_is_missing(tmp_path):
+@pytest.mark.parametrize("heard", [False, True])
+def test_an_interrupted_store_makes_only_what_is_missing(tmp_path, heard):
     with pytest.raises(KeyboardInterrupt):
-        SceneStore.create_or_resume(tmp_path, "recipe", Numbers(last=13), 20, num_workers=0)
-    later = Numbers()
+        SceneStore.create_or_resume(tmp_path, "recipe", Numbers(last=13, heard=heard), 20, num_workers=0)
+    later = Numbers(heard=heard)
     seen = []
     store = SceneStore.create_or_resume(
         tmp_path, "recipe", later, 20, num_workers=0, progress=lambda *step: seen.append(step)
@@ -54,7 +57,8 @@ def test_an_interrupted_store_makes_only_what_is_missing(tmp_path):
     for number in range(20):
         scene = store[number]
         assert scene.features.dtype == torch.float32
-        assert all(bool((torch.as_tensor(part) == number).all()) for part in scene)
+        assert (scene.heard is not None) == heard
+        assert all(bool((torch.as_tensor(part) == number).all()) for part in scene if part is not None)
 
 
 def test_another_recipe_is_another_store(tmp_path):

@@ -23,8 +23,8 @@ def log_mel():
 @torch.no_grad()
 def test_the_whole_clip_is_the_mean_of_its_spans(timbre, log_mel):
     whole, halves = timbre(log_mel), timbre(log_mel, [(0, 16), (16, 32)])
-    assert whole.shape == (2, 1, 48)
-    assert halves.shape == (2, 2, 48)
+    assert whole.shape == (2, 1, 64)
+    assert halves.shape == (2, 2, 64)
     assert halves.std() > 1e-3
     torch.testing.assert_close(whole[:, 0], halves.mean(dim=1))
 
@@ -47,7 +47,7 @@ def test_its_vector_stands_behind_the_semantic_branch_and_hears_w_alone(log_mel)
     features = torch.randn(2, 7, 1001, 64)
     semantic, spatial = encoder.pool(features)
     assert semantic.shape == (2, encoder.semantic_width)
-    assert encoder.semantic_width == encoder.out_width + 48
+    assert encoder.semantic_width == encoder.out_width + 64
     assert spatial.shape == (2, encoder.out_width)
     torch.testing.assert_close(semantic[:, encoder.out_width :], encoder.timbre(features[:, :1])[:, 0])
     features[:, 1:] = 0.0

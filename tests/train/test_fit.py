@@ -10,9 +10,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from salm.data.audio_teacher import AudioTeacher
 from salm.data.shards import pack_scenes
 from salm.errors import ConfigError
 from salm.models.builders import salm_tiny
+from salm.models.losses import LossWeights
 from salm.scenes.dataset_writer import simulate_dataset
 from salm.train.cli import main
 from salm.train.module import SalmTraining
@@ -159,6 +161,41 @@ def test_the_convolutional_network_can_be_added_and_trained_alone(configure, tmp
     logged = metrics.read_text().splitlines()[0].split(",")
     assert "train/teacher" in logged
     assert "train/doa" not in logged
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_convolutional_network_learns_from_hints(configure, tmp_path):
+    """In the batches of dry scenes alone; what only the training needs is not exported."""
+    torch.manual_seed(0)
+    torch.save(AudioTeacher().state_dict(), tmp_path / "tagger.pt")
+    mixes = [{"num_sounds": 1, "dry": True, "mask_mels": 0}, {"num_sounds": 2, "dry": False, "omni": True}]
+    data = {"mixes": mixes, "teacher_model": str(tmp_path / "tagger.pt"), "batches_per_epoch": 4}
+    alone = {"timbre_channels": 4, "semantic_steps": 8, "timbre_steps": 8, "freeze_text": True}
+    loss = {"semantic": 0.0, "hints": 10.0, "teacher": 1.0}
+    main(["fit", "--config", configure(2, "hints", data=data, **alone, loss=loss)])
+    (metrics,) = (tmp_path / "hints").rglob("metrics.csv")
+    rows = [row for row in csv.DictReader(metrics.read_text().splitlines()) if row["train/loss"]]
+    given = [float(row["train/hints"]) for row in rows]
+    assert given[::2] == given[1::2]  # Lightning repeats what the dry batch before said
+    assert len(set(given)) == 4
+    assert given[-1] < given[0]
+    assert not [name for name in load_file(tmp_path / "hints/export/model.safetensors") if "hint" in name]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_only_the_parts_that_are_named_learn(configure, tmp_path, start):
+    before = load_file(start / "model.safetensors")
+    main(["fit", "--config", configure(1, "part", trained=["semantic_projection"])])
+    after = load_file(tmp_path / "part/export/model.safetensors")
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"semantic_projection"}
+
+
+def test_parts_and_hints_that_the_model_does_not_have_are_refused(start, tmp_path):
+    with pytest.raises(ConfigError, match="no part 'projection'; expected some of .*semantic_projection"):
+        SalmTraining(start=str(start), export_to=str(tmp_path), trained=("projection",))
+    with pytest.raises(ConfigError, match="loss.hints is for the network of timbre_channels"):
+        SalmTraining(start=str(start), export_to=str(tmp_path), loss=LossWeights(hints=1.0))
 
 
 def test_more_steps_of_the_convolutional_network_than_of_the_semantic_side_are_refused(start, tmp_path):
