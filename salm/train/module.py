@@ -1,26 +1,24 @@
 """The training of SALM as a Lightning module: towers over a batch, joined over processes, into the objective."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from salm.config import BRANCHES
 from salm.data.dataset import Example
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, direction_prompt
-from salm.models.audio_encoder import frame_spans, pool_spans
 from salm.models.losses import LossWeights, Targets
 from salm.train.hints import TeacherHints
 from salm.train.objective import Objective, Outcome
-from salm.train.rebuilding import rebuilt
+from salm.train.pooling import Pooled, in_pieces, pool_sounds, silence_branch
+from salm.train.rebuilding import freeze_all_but, rebuilt
 from salm.train.schedule import warmup_cosine
 from salm.train.validation import validation_scores
 from salm.weights.checkpoint import load_checkpoint, save_checkpoint
@@ -29,18 +27,6 @@ PAPER_LOSS = LossWeights()
 RARE_TAG_LOGIT = -5.0
 """Where the tags' logits start: a class is present in less than one sound of a hundred."""
 TEXTS_AT_A_TIME = 256
-
-
-class Pooled(NamedTuple):
-    """Both branches' vectors (clips, sounds, width) of every sound, and the arrival's estimates.
-
-    `stages`: the maps inside `TimbrePooling`, of scenes that give hints.
-    """
-
-    semantic: Tensor
-    spatial: Tensor
-    arrival: Tensor
-    stages: list[Tensor]
 
 
 class SalmTraining(lightning.LightningModule):
@@ -70,6 +56,8 @@ class SalmTraining(lightning.LightningModule):
         timbre_steps: the first of those, in which `TimbrePooling` learns alone, from W alone (`SceneMix.omni`, `dry`).
         trained: parts of `salm.models.salm.SALM` that learn, such as "semantic_projection"; None: all. The others stay
             as they came, in evaluation mode.
+        branch_dropout: share of the sounds whose semantic branch is silenced before the projection: of training sounds
+            it knows more by heart than `TimbrePooling` does, and the projection must not count on that.
         contrastive_steps: first step at which the contrastive terms count, and the step at which they count in full
             (those of the joint embedding: counted from `semantic_steps` on). From the start they would only teach the
             towers to agree on one point: with fresh audio weights their gradients drown the teacher's and the
@@ -102,6 +90,7 @@ class SalmTraining(lightning.LightningModule):
         semantic_steps: int = 0,
         timbre_steps: int = 0,
         trained: tuple[str, ...] | None = None,
+        branch_dropout: float = 0.0,
         contrastive_steps: tuple[int, int] = (0, 1),
         schedule_steps: int | None = None,
         micro_batch: int | None = None,
@@ -125,15 +114,17 @@ class SalmTraining(lightning.LightningModule):
                 f"timbre_steps: expected at most semantic_steps ({semantic_steps}), and timbre_channels above 0, got "
                 f"{timbre_steps} and {audio.timbre_channels}"
             )
+        if branch_dropout and not audio.timbre_channels:
+            raise ConfigError("branch_dropout is for models with timbre_channels: others would hear nothing")
         self.config = replace(checkpoint.config, audio=audio, query_bank=0)
         self.tokenizer = checkpoint.tokenizer
         self.model = rebuilt(checkpoint, self.config).train()
         self.text_towers = (self.model.text_encoder, self.model.text_projection)
         for tower in self.text_towers:
             tower.requires_grad_(not freeze_text)
-        self.trained = trained
+        self.trained, self.branch_dropout = trained, branch_dropout
         if trained is not None:
-            self._freeze_others(trained)
+            freeze_all_but(self.model, trained)
         if self.model.audio_encoder.spatial is None:  # several processes may not wait for gradients of unused weights
             self.model.doa_head.requires_grad_(False)
             self.model.spatial_weight.requires_grad_(False)
@@ -153,17 +144,6 @@ class SalmTraining(lightning.LightningModule):
         self._image_tokens = torch.compile(tokens) if compile_audio else tokens
         self._validation: list[dict[str, Tensor]] = []
         self._fixed_texts: dict[str, Tensor] = {}
-
-    def _freeze_others(self, trained: Sequence[str]) -> None:
-        self.model.requires_grad_(False)
-        for name in trained:
-            try:
-                self.model.get_submodule(name).requires_grad_(True)
-            except AttributeError as error:
-                known = [f"{part}" for part, _ in self.model.named_children()]
-                raise ConfigError(
-                    f"trained: no part {name!r}; expected some of {', '.join(known)}, or parts of those"
-                ) from error
 
     def _hints(self) -> TeacherHints:
         timbre = self.model.audio_encoder.timbre
@@ -215,7 +195,7 @@ class SalmTraining(lightning.LightningModule):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Text embeddings (texts, width), unnormalised, with gradients unless the text tower is frozen."""
         ids, mask = (part.to(self.device) for part in self.tokenizer(texts))
-        return torch.cat(self._in_pieces(self.model.encode_text, ids, mask)).float()
+        return torch.cat(in_pieces(self.model.encode_text, ids, mask, rows=self.micro_batch)).float()
 
     def prompts(self) -> Tensor:
         """Embeddings of the eight directions' prompts (8, width)."""
@@ -233,46 +213,25 @@ class SalmTraining(lightning.LightningModule):
         return self._fixed_texts[kind]
 
     def _pool(self, batch: Example, semantic_alone: bool) -> Pooled:
-        spans = tuple((int(first), int(end)) for first, end in batch.spans)
-        encoder = self.model.audio_encoder
-
-        def pool(image: Tensor) -> tuple[Tensor, Tensor]:
-            semantic, spatial = self._image_tokens(image, semantic_alone=semantic_alone)
-            return pool_spans(semantic, spans), pool_spans(spatial, spans)
-
-        if self.global_step < self.timbre_steps:
-            semantic = spatial = batch.features.new_zeros(*batch.labels.shape, encoder.out_width)
-        elif batch.features.shape[1] == 1:
+        timbre_alone = self.global_step < self.timbre_steps
+        if batch.features.shape[1] == 1 and not timbre_alone:
             raise ConfigError(
                 f"data.mixes: scenes with omni: true or dry: true hold W alone, and only the first {self.timbre_steps} "
                 "steps (timbre_steps) read nothing else; leave them out, or raise timbre_steps"
             )
-        else:
-            semantic, spatial = map(torch.cat, zip(*self._in_pieces(pool, encoder.image(batch.features)), strict=True))
-        stages: list[Tensor] = []
-        if encoder.timbre is not None:
-            log_mel = batch.features[:, :1]
-            if self.hints is not None and batch.heard is not None:
-                stages = encoder.timbre.stages(log_mel)
-                heard = encoder.timbre.pool(stages[-1], spans)
-            else:
-                heard = torch.cat(self._in_pieces(partial(encoder.timbre, spans=spans), log_mel))
-            semantic = torch.cat([semantic, heard], dim=-1)
-        if encoder.arrival is None:
-            return Pooled(semantic, spatial, spatial.new_zeros(*spatial.shape[:2], 0, 3), stages)
-        if semantic_alone:
-            arrival = spatial.new_zeros(*spatial.shape[:2], 1, 3)
-        else:
-            frames = frame_spans(spans, batch.features.shape[2])
-            arrival = torch.cat(self._in_pieces(partial(encoder.arrival, spans=frames), batch.features))
-        return Pooled(semantic, encoder.with_arrival(spatial, arrival), arrival, stages)
-
-    def _in_pieces(self, tower: Callable[..., Any], *inputs: Tensor) -> list[Any]:
-        """What a tower makes of its inputs, `micro_batch` rows at a time."""
-        if self.micro_batch is None or len(inputs[0]) <= self.micro_batch:
-            return [tower(*inputs)]
-        pieces = zip(*(part.split(self.micro_batch) for part in inputs), strict=True)
-        return [recompute(tower, *piece, use_reentrant=False) for piece in pieces]
+        pooled = pool_sounds(
+            self.model.audio_encoder,
+            batch,
+            image_tokens=self._image_tokens,
+            semantic_alone=semantic_alone,
+            timbre_alone=timbre_alone,
+            with_stages=self.hints is not None and batch.heard is not None,
+            micro_batch=self.micro_batch,
+        )
+        if not self.branch_dropout:
+            return pooled
+        width = self.model.audio_encoder.out_width
+        return pooled._replace(semantic=silence_branch(pooled.semantic, width, self.branch_dropout))
 
     def _gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, with their gradients."""

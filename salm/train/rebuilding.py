@@ -1,4 +1,6 @@
-"""The weights of a checkpoint in a model of other parts, which then learns on."""
+"""The weights of a checkpoint in a model of other parts, all or some of which then learn on."""
+
+from collections.abc import Sequence
 
 import torch
 
@@ -32,3 +34,18 @@ def rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
             state[name] = torch.cat([old[name][:, :width], fresh[:, width:]], dim=1)
     model.load_state_dict(state)
     return model
+
+
+def freeze_all_but(model: SALM, names: Sequence[str]) -> None:
+    """Leave gradients to the named parts of a model alone.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    model.requires_grad_(False)
+    for name in names:
+        try:
+            model.get_submodule(name).requires_grad_(True)
+        except AttributeError as error:
+            known = ", ".join(part for part, _ in model.named_children())
+            raise ConfigError(f"trained: no part {name!r}; expected some of {known}, or parts of those") from error

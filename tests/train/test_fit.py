@@ -18,6 +18,7 @@ from salm.models.losses import LossWeights
 from salm.scenes.dataset_writer import simulate_dataset
 from salm.train.cli import main
 from salm.train.module import SalmTraining
+from salm.train.pooling import silence_branch
 from salm.weights.checkpoint import load_checkpoint
 
 
@@ -191,11 +192,23 @@ def test_only_the_parts_that_are_named_learn(configure, tmp_path, start):
     assert changed == {"semantic_projection"}
 
 
+def test_silencing_leaves_the_network_and_a_share_of_the_branch():
+    torch.manual_seed(0)
+    vectors = torch.ones(200, 3, 5)
+    silenced = silence_branch(vectors, 2, 0.75)
+    assert torch.equal(silenced[..., 2:], vectors[..., 2:])
+    heard = silenced[..., :2].mean(dim=-1)
+    assert set(heard.unique().tolist()) == {0.0, 1.0}
+    assert float(heard.mean()) == pytest.approx(0.25, abs=0.05)
+
+
 def test_parts_and_hints_that_the_model_does_not_have_are_refused(start, tmp_path):
     with pytest.raises(ConfigError, match="no part 'projection'; expected some of .*semantic_projection"):
         SalmTraining(start=str(start), export_to=str(tmp_path), trained=("projection",))
     with pytest.raises(ConfigError, match="loss.hints is for the network of timbre_channels"):
         SalmTraining(start=str(start), export_to=str(tmp_path), loss=LossWeights(hints=1.0))
+    with pytest.raises(ConfigError, match="branch_dropout is for models with timbre_channels"):
+        SalmTraining(start=str(start), export_to=str(tmp_path), branch_dropout=0.5)
 
 
 def test_more_steps_of_the_convolutional_network_than_of_the_semantic_side_are_refused(start, tmp_path):
