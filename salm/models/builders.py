@@ -15,10 +15,12 @@ def salm_base() -> ModelConfig:
 
 
 def salm_small() -> ModelConfig:
-    """The same architecture at a size that trains and runs on a CPU: about 17 M parameters."""
+    """The same architecture at a size that trains and runs on a CPU: about 19 M parameters."""
     return ModelConfig(
         name="salm-small",
-        audio=AudioEncoderConfig(width=48, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16), arrival_channels=8),
+        audio=AudioEncoderConfig(
+            width=48, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16), arrival_channels=8, timbre_channels=24
+        ),
         text=TextEncoderConfig(
             vocabulary_size=8_192, width=256, depth=4, num_heads=4, hidden_width=1024, max_tokens=64, dropout=0.0
         ),

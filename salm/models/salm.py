@@ -46,7 +46,10 @@ class Projection(nn.Sequential):
 
 
 class SALM(nn.Module):
-    """The model: two towers, three projections to the shared space, the spatial weight s and the DOA head.
+    """The model: two towers, projections to the shared space, the spatial weight s and the DOA head.
+
+    What the semantic branch and `TimbrePooling` heard have a projection each; the semantic embedding is then the sum of
+    their unit vectors. A projection of both together leans on the branch, which knows the training sounds by heart.
 
     Args:
         query_bank: labels in the bank of `Calibration`, which the paper does not have; 0 for a model without it.
@@ -66,9 +69,14 @@ class SALM(nn.Module):
         self.semantic_projection, self.spatial_projection = (
             None if branch is None else Projection(width, embedding_width, embedding_width)
             for branch, width in (
-                (audio_encoder.semantic, audio_encoder.semantic_width),
+                (audio_encoder.semantic, audio_encoder.out_width),
                 (audio_encoder.spatial, audio_encoder.spatial_width),
             )
+        )
+        self.timbre_projection = (
+            None
+            if audio_encoder.timbre is None
+            else Projection(audio_encoder.timbre.out_width, embedding_width, embedding_width)
         )
         self.text_projection = Projection(text_encoder.out_width, embedding_width, embedding_width)
         self.doa_head = Projection(embedding_width, 3, embedding_width)
@@ -83,7 +91,7 @@ class SALM(nn.Module):
 
     def encode_semantic(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch embedding"]:
         """Unnormalised semantic embedding of clips that have no spatial channels: see `AudioEncoder.pool_mono`."""
-        semantic = self._project(self.semantic_projection, self.audio_encoder.pool_mono(features))
+        semantic = self._project_semantic(self.audio_encoder.pool_mono(features))
         return semantic if self.calibration is None else self.calibration.semantic(semantic)
 
     def project_audio(
@@ -91,13 +99,21 @@ class SALM(nn.Module):
     ) -> AudioParts:
         """Embeddings and DOA from the two branches' pooled vectors."""
         semantic, spatial = (
-            self._project(self.semantic_projection, semantic),
+            self._project_semantic(semantic),
             self._project(self.spatial_projection, spatial),
         )
         doa = functional.normalize(self.doa_head(spatial).float(), dim=-1)
         if self.calibration is not None:
             semantic, spatial = self.calibration.semantic(semantic), self.calibration.spatial(spatial)
         return AudioParts(semantic, spatial, self.join(semantic, spatial), doa)
+
+    def _project_semantic(self, pooled: Tensor) -> Tensor:
+        if self.timbre_projection is None:
+            return self._project(self.semantic_projection, pooled)
+        branch, timbre = pooled.tensor_split([self.audio_encoder.out_width], dim=-1)
+        spoke = (branch != 0).any(dim=-1, keepdim=True)  # in training it may be silent
+        embedding = functional.normalize(self._project(self.semantic_projection, branch), dim=-1)
+        return embedding * spoke + functional.normalize(self.timbre_projection(timbre), dim=-1)
 
     def _project(self, projection: nn.Module | None, pooled: Tensor) -> Tensor:
         if projection is None:

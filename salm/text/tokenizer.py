@@ -89,7 +89,7 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into an existing folder."""
-        self._tokenizer.save(str(Path(folder) / FILE_NAME))
+        self._tokenizer.save(str(Path(folder) / FILE_NAME), pretty=False)
 
     @property
     def vocabulary_size(self) -> int:

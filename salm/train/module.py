@@ -17,7 +17,7 @@ from salm.geometry import SECTORS, direction_prompt
 from salm.models.losses import LossWeights, Targets
 from salm.train.hints import TeacherHints
 from salm.train.objective import Objective, Outcome
-from salm.train.pooling import Pooled, in_pieces, pool_sounds, silence_branch
+from salm.train.pooling import Pooled, in_pieces, pool_sounds
 from salm.train.rebuilding import freeze_all_but, rebuilt
 from salm.train.schedule import warmup_cosine
 from salm.train.validation import validation_scores
@@ -56,8 +56,6 @@ class SalmTraining(lightning.LightningModule):
         timbre_steps: the first of those, in which `TimbrePooling` learns alone, from W alone (`SceneMix.omni`, `dry`).
         trained: parts of `salm.models.salm.SALM` that learn, such as "semantic_projection"; None: all. The others stay
             as they came, in evaluation mode.
-        branch_dropout: share of the sounds whose semantic branch is silenced before the projection: of training sounds
-            it knows more by heart than `TimbrePooling` does, and the projection must not count on that.
         contrastive_steps: first step at which the contrastive terms count, and the step at which they count in full
             (those of the joint embedding: counted from `semantic_steps` on). From the start they would only teach the
             towers to agree on one point: with fresh audio weights their gradients drown the teacher's and the
@@ -90,7 +88,6 @@ class SalmTraining(lightning.LightningModule):
         semantic_steps: int = 0,
         timbre_steps: int = 0,
         trained: tuple[str, ...] | None = None,
-        branch_dropout: float = 0.0,
         contrastive_steps: tuple[int, int] = (0, 1),
         schedule_steps: int | None = None,
         micro_batch: int | None = None,
@@ -114,15 +111,13 @@ class SalmTraining(lightning.LightningModule):
                 f"timbre_steps: expected at most semantic_steps ({semantic_steps}), and timbre_channels above 0, got "
                 f"{timbre_steps} and {audio.timbre_channels}"
             )
-        if branch_dropout and not audio.timbre_channels:
-            raise ConfigError("branch_dropout is for models with timbre_channels: others would hear nothing")
         self.config = replace(checkpoint.config, audio=audio, query_bank=0)
         self.tokenizer = checkpoint.tokenizer
         self.model = rebuilt(checkpoint, self.config).train()
         self.text_towers = (self.model.text_encoder, self.model.text_projection)
         for tower in self.text_towers:
             tower.requires_grad_(not freeze_text)
-        self.trained, self.branch_dropout = trained, branch_dropout
+        self.trained = trained
         if trained is not None:
             freeze_all_but(self.model, trained)
         if self.model.audio_encoder.spatial is None:  # several processes may not wait for gradients of unused weights
@@ -219,7 +214,7 @@ class SalmTraining(lightning.LightningModule):
                 f"data.mixes: scenes with omni: true or dry: true hold W alone, and only the first {self.timbre_steps} "
                 "steps (timbre_steps) read nothing else; leave them out, or raise timbre_steps"
             )
-        pooled = pool_sounds(
+        return pool_sounds(
             self.model.audio_encoder,
             batch,
             image_tokens=self._image_tokens,
@@ -228,10 +223,6 @@ class SalmTraining(lightning.LightningModule):
             with_stages=self.hints is not None and batch.heard is not None,
             micro_batch=self.micro_batch,
         )
-        if not self.branch_dropout:
-            return pooled
-        width = self.model.audio_encoder.out_width
-        return pooled._replace(semantic=silence_branch(pooled.semantic, width, self.branch_dropout))
 
     def _gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, with their gradients."""

@@ -76,14 +76,6 @@ def pool_sounds(
     return Pooled(semantic, encoder.with_arrival(spatial, arrival), arrival, stages)
 
 
-def silence_branch(
-    semantic: Float[Tensor, "clips sounds semantic_width"], width: int, share: float
-) -> Float[Tensor, "clips sounds semantic_width"]:
-    """Zeros in place of the branch's vector (the first `width` numbers) of a random share of the sounds."""
-    kept = (torch.rand(*semantic.shape[:2], 1, device=semantic.device) >= share).to(semantic.dtype)
-    return torch.cat([semantic[..., :width] * kept, semantic[..., width:]], dim=-1)
-
-
 def in_pieces(tower: Callable[..., Any], *inputs: Tensor, rows: int | None) -> list[Any]:
     """What a tower makes of its inputs, some rows at a time (None: all), which the backward pass computes again."""
     if rows is None or len(inputs[0]) <= rows:

@@ -10,7 +10,7 @@ from salm.models.builders import build_model
 from salm.models.salm import SALM
 from salm.weights.checkpoint import Checkpoint
 
-FIRST_OF_PROJECTIONS = ("semantic_projection.0.weight", "spatial_projection.0.weight")
+FIRST_OF_SPATIAL = "spatial_projection.0.weight"
 
 
 def rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
@@ -29,7 +29,7 @@ def rebuilt(checkpoint: Checkpoint, config: ModelConfig) -> SALM:
     for name, fresh in state.items():
         if name in old and old[name].shape == fresh.shape:
             state[name] = old[name]
-        elif name in FIRST_OF_PROJECTIONS:  # it reads something behind the branch's vector, or no longer does
+        elif name == FIRST_OF_SPATIAL:  # it reads something behind the branch's vector, or no longer does
             width = model.audio_encoder.out_width
             state[name] = torch.cat([old[name][:, :width], fresh[:, width:]], dim=1)
     model.load_state_dict(state)

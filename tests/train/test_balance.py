@@ -8,6 +8,7 @@ import yaml
 from safetensors.torch import load_file
 
 from salm.errors import ConfigError
+from salm.geometry import SECTORS, direction_prompt
 from salm.models.builders import build_model
 from salm.models.salm import Projection
 from salm.train import balance
@@ -112,6 +113,35 @@ def test_a_neutral_semantic_part_fits_all_directions_equally_well():
     differences = normalised - normalised.mean(dim=0)
     across = torch.eye(WIDTH) - torch.linalg.pinv(differences) @ differences
     torch.testing.assert_close(after @ across, before @ across, msg="what has nothing to do with directions stays")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_convolutional_network_says_becomes_neutral_too(start, dry_folder, tmp_path):
+    """Both parts of the semantic embedding have a projection of their own."""
+    loaded = load_checkpoint(start)
+    torch.manual_seed(0)
+    config = replace(loaded.config, audio=replace(loaded.config.audio, timbre_channels=4))
+    save_checkpoint(tmp_path / "heard", build_model(config), config, loaded.tokenizer)
+    settings = balance.BalanceSettings(
+        start=str(tmp_path / "heard"),
+        export_to=str(tmp_path / "balanced"),
+        manifest=str(dry_folder / "manifest.csv"),
+        cache=str(tmp_path / "cache"),
+        num_rooms=3,
+        rt60_s=(0.1, 0.2),
+        num_scenes=32,
+    )
+    checkpoint = load_checkpoint(tmp_path / "heard")
+    balance.balance(checkpoint, settings)
+    model = checkpoint.model
+    model.calibration = None
+    with torch.no_grad():
+        prompts = model.encode_text(*checkpoint.tokenizer([direction_prompt(sector) for sector in SECTORS]))
+        vectors = torch.randn(5, model.audio_encoder.semantic_width)
+        semantic = model.project_audio(vectors, torch.zeros(5, model.audio_encoder.spatial_width)).semantic
+    fits = semantic @ torch.nn.functional.normalize(prompts, dim=-1).T
+    assert fits.std(dim=-1).max() < 1e-4
+    assert semantic.std() > 1e-3
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -18,7 +18,6 @@ from salm.models.losses import LossWeights
 from salm.scenes.dataset_writer import simulate_dataset
 from salm.train.cli import main
 from salm.train.module import SalmTraining
-from salm.train.pooling import silence_branch
 from salm.weights.checkpoint import load_checkpoint
 
 
@@ -141,11 +140,7 @@ def test_a_training_can_add_the_weighted_intensity(configure, tmp_path, start):
 @pytest.mark.filterwarnings("ignore")
 def test_the_convolutional_network_can_be_added_and_trained_alone(configure, tmp_path, start):
     """From scenes of which only W is made; the branches stay as they were."""
-    module = SalmTraining(start=str(start), export_to=str(tmp_path), timbre_channels=4)
-    width = module.model.audio_encoder.out_width
     before = load_file(start / "model.safetensors")
-    first = module.model.state_dict()["semantic_projection.0.weight"]
-    torch.testing.assert_close(first[:, :width], before["semantic_projection.0.weight"].to(first.dtype))
     data = {"mixes": [{"num_sounds": 2, "omni": True, "distinct": 4}]}
     alone = {"timbre_channels": 4, "semantic_steps": 3, "timbre_steps": 3, "freeze_text": True}
     main(["fit", "--config", configure(1, "timbre", data=data, **alone)])
@@ -153,9 +148,7 @@ def test_the_convolutional_network_can_be_added_and_trained_alone(configure, tmp
     assert checkpoint.config.audio.timbre_channels == 4
     after = load_file(tmp_path / "timbre/export/model.safetensors")
     for name, value in before.items():
-        if name == "semantic_projection.0.weight":
-            assert after[name].shape[1] == width + checkpoint.model.audio_encoder.timbre.out_width
-        elif name.startswith(("audio_encoder.", "text_", "spatial_")):
+        if name.startswith(("audio_encoder.", "text_", "spatial_")):
             assert torch.equal(value, after[name]), name
     assert int(after["audio_encoder.timbre.norm.num_batches_tracked"]) == 3
     (metrics,) = (tmp_path / "timbre").rglob("metrics.csv")
@@ -192,23 +185,11 @@ def test_only_the_parts_that_are_named_learn(configure, tmp_path, start):
     assert changed == {"semantic_projection"}
 
 
-def test_silencing_leaves_the_network_and_a_share_of_the_branch():
-    torch.manual_seed(0)
-    vectors = torch.ones(200, 3, 5)
-    silenced = silence_branch(vectors, 2, 0.75)
-    assert torch.equal(silenced[..., 2:], vectors[..., 2:])
-    heard = silenced[..., :2].mean(dim=-1)
-    assert set(heard.unique().tolist()) == {0.0, 1.0}
-    assert float(heard.mean()) == pytest.approx(0.25, abs=0.05)
-
-
 def test_parts_and_hints_that_the_model_does_not_have_are_refused(start, tmp_path):
     with pytest.raises(ConfigError, match="no part 'projection'; expected some of .*semantic_projection"):
         SalmTraining(start=str(start), export_to=str(tmp_path), trained=("projection",))
     with pytest.raises(ConfigError, match="loss.hints is for the network of timbre_channels"):
         SalmTraining(start=str(start), export_to=str(tmp_path), loss=LossWeights(hints=1.0))
-    with pytest.raises(ConfigError, match="branch_dropout is for models with timbre_channels"):
-        SalmTraining(start=str(start), export_to=str(tmp_path), branch_dropout=0.5)
 
 
 def test_more_steps_of_the_convolutional_network_than_of_the_semantic_side_are_refused(start, tmp_path):
