@@ -177,6 +177,13 @@ def test_the_convolutional_network_learns_from_hints(configure, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_hints_without_a_teacher_or_dry_scenes_are_refused(configure):
+    alone = {"timbre_channels": 4, "semantic_steps": 3, "timbre_steps": 3, "loss": {"hints": 1.0}}
+    with pytest.raises(ConfigError, match="loss.hints needs data.teacher_model, and dry: true"):
+        main(["fit", "--config", configure(1, "deaf", data={"mixes": [{"num_sounds": 1, "dry": True}]}, **alone)])
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_only_the_parts_that_are_named_learn(configure, tmp_path, start):
     before = load_file(start / "model.safetensors")
     main(["fit", "--config", configure(1, "part", trained=["semantic_projection"])])
