@@ -97,7 +97,10 @@ class SALM(nn.Module):
     def project_audio(
         self, semantic: Float[Tensor, "*batch semantic_width"], spatial: Float[Tensor, "*batch spatial_width"]
     ) -> AudioParts:
-        """Embeddings and DOA from the two branches' pooled vectors."""
+        """Embeddings and DOA from the two sides' vectors, as `AudioEncoder.pool` gives them.
+
+        A semantic branch of zeros was silent, and says nothing beside `TimbrePooling`.
+        """
         semantic, spatial = (
             self._project_semantic(semantic),
             self._project(self.spatial_projection, spatial),
@@ -111,7 +114,7 @@ class SALM(nn.Module):
         if self.timbre_projection is None:
             return self._project(self.semantic_projection, pooled)
         branch, timbre = pooled.tensor_split([self.audio_encoder.out_width], dim=-1)
-        spoke = (branch != 0).any(dim=-1, keepdim=True)  # in training it may be silent
+        spoke = (branch != 0).any(dim=-1, keepdim=True)
         embedding = functional.normalize(self._project(self.semantic_projection, branch), dim=-1)
         return embedding * spoke + functional.normalize(self.timbre_projection(timbre), dim=-1)
 

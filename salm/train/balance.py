@@ -166,7 +166,6 @@ def balance(
     model = checkpoint.model
     if model.semantic_projection is None or model.spatial_projection is None:
         raise ConfigError(f"{settings.start}: a model with one branch has nothing to balance")
-    meaning = [model.semantic_projection, *([] if model.timbre_projection is None else [model.timbre_projection])]
     data = SceneDataModule(
         manifest=settings.manifest, cache=settings.cache, num_rooms=settings.num_rooms, rt60_s=settings.rt60_s
     )
@@ -178,8 +177,9 @@ def balance(
         return model.encode_text(*checkpoint.tokenizer(sentences))
 
     prompts, labels = embed([direction_prompt(sector) for sector in SECTORS]), embed(data.training.labels)
-    for projection in meaning:
-        make_neutral(projection, prompts)
+    for projection in (model.semantic_projection, model.timbre_projection):
+        if projection is not None:
+            make_neutral(projection, prompts)
     queries = [embed([f"{label} from the {sector.compass}" for sector in SECTORS]) for label in data.validation.labels]
     heard = _hear(model, data, settings.num_scenes, progress)
     found = choose(heard, labels, prompts, torch.stack(queries), settings.tolerance, wanted)

@@ -138,19 +138,21 @@ def test_a_training_can_add_the_weighted_intensity(configure, tmp_path, start):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_convolutional_network_can_be_added_and_trained_alone(configure, tmp_path, start):
-    """From scenes of which only W is made; the branches stay as they were."""
+@pytest.mark.parametrize("trained", [None, ["audio_encoder.timbre", "timbre_projection"]])
+def test_the_convolutional_network_can_be_added_and_trained_alone(configure, tmp_path, start, trained):
+    """From scenes of which only W is made; the branches stay as they were, and with `trained` everything else, too."""
     before = load_file(start / "model.safetensors")
     data = {"mixes": [{"num_sounds": 2, "omni": True, "distinct": 4}]}
     alone = {"timbre_channels": 4, "semantic_steps": 3, "timbre_steps": 3, "freeze_text": True}
-    main(["fit", "--config", configure(1, "timbre", data=data, **alone)])
+    main(["fit", "--config", configure(1, "timbre", data=data, trained=trained, **alone)])
     checkpoint = load_checkpoint(tmp_path / "timbre/export")
     assert checkpoint.config.audio.timbre_channels == 4
     after = load_file(tmp_path / "timbre/export/model.safetensors")
     for name, value in before.items():
-        if name.startswith(("audio_encoder.", "text_", "spatial_")):
+        if trained or name.startswith(("audio_encoder.", "text_", "spatial_")):
             assert torch.equal(value, after[name]), name
     assert int(after["audio_encoder.timbre.norm.num_batches_tracked"]) == 3
+    assert after["timbre_projection.0.weight"].shape[1] == checkpoint.model.audio_encoder.timbre.out_width
     (metrics,) = (tmp_path / "timbre").rglob("metrics.csv")
     logged = metrics.read_text().splitlines()[0].split(",")
     assert "train/teacher" in logged

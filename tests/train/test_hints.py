@@ -54,7 +54,7 @@ def test_stages_of_both_networks_have_one_resolution(teacher):
 
 
 @torch.no_grad()
-def test_the_loss_is_none_for_equal_maps_and_one_for_knowing_nothing(teacher):
+def test_the_loss_is_none_for_equal_maps_and_one_for_knowing_nothing():
     generator = torch.Generator().manual_seed(2)
     heard = [
         3.0 + 2.0 * torch.randn(2, width, 64 >> stage, 500 >> stage, generator=generator)
@@ -64,7 +64,7 @@ def test_the_loss_is_none_for_equal_maps_and_one_for_knowing_nothing(teacher):
     for stage, (head, width) in enumerate(zip(hints.heads, STAGE_WIDTHS, strict=True)):
         head.weight.data = torch.eye(width)[:, :, None, None]
         head.bias.data.zero_()
-        # As the teacher's maps are without any alignment: the same value in all bands.
+        # The same value in all bands, so that aligning them changes nothing.
         heard[stage] = heard[stage][:, :, :1].expand(-1, -1, 64 >> stage, -1)
     same = [(maps - maps.mean((0, 2, 3), keepdim=True)) / maps.std((0, 2, 3), keepdim=True) for maps in heard]
     longer = [functional.pad(maps, (0, 12 >> stage), value=9.0) for stage, maps in enumerate(same)]
