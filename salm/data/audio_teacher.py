@@ -112,10 +112,9 @@ class AudioTeacher(nn.Module):
             raise CheckpointError(f"{error}; expected EfficientAT's mn04_as_mAP_432.pt") from error
         teacher.eval().requires_grad_(False)
         fuse_batch_norms(teacher.features)
-        # A third less time than with the channels first, on one thread of a CPU (torch 2.11).
-        for parameter in teacher.features.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        # A quarter of the time with the channels first (torch 2.11 on two cores). Strides that `contiguous` leaves alone,
+        # of kernels with one channel or one bin, decide too.
+        teacher.features.to(memory_format=torch.channels_last)
         return teacher
 
     @torch.no_grad()

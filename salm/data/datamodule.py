@@ -94,8 +94,8 @@ class SceneDataModule(lightning.LightningDataModule):
         self.on_device, self.repetition = on_device, repetition
         if on_device and manifest is None:
             raise ConfigError("data.on_device: packed scenes are read, not made; leave it out, or set data.manifest")
-        if on_device and any(mix.dry for mix in self.mixes):
-            raise ConfigError("data.mixes: dry: true needs data.teacher_model, which does not go with data.on_device")
+        if on_device and any(mix.dry or mix.hints for mix in self.mixes):
+            raise ConfigError("data.mixes: dry: true and hints: true do not go with data.on_device")
         self.everyday_takes, self.scene_workers = everyday_takes, scene_workers
         self.validation_share, self.validation_clips = validation_share, validation_clips
         self.training: SceneDataset | ShardedScenes

@@ -52,7 +52,7 @@ class Example(NamedTuple):
         labels: label numbers, (sounds,); sectors: indices of the horizontal sectors, (sounds,).
         captions, spatial_captions: one of each per sound.
         teacher, tags: the audio teacher's outputs for the dry sounds, (sounds, width) and (sounds, 527).
-        heard: the teacher's own log-mel map of the clip, (128, frames), of `SceneMix.dry`.
+        heard: the teacher's own log-mel map of the dry clip, (128, frames), of `SceneMix.hints`.
     """
 
     features: Tensor
@@ -176,7 +176,7 @@ class SceneDataset(Dataset[Example]):
         if self.teacher.model is not None:
             shortest = int(np.diff(joints).min())
             teacher, tags = self.teacher.listen(np.stack([sound[:shortest] for sound in dry]))
-        heard = self.teacher.log_mel(np.concatenate(dry)) if mix.dry and self.teacher.model is not None else None
+        heard = self.teacher.log_mel(dry[0]) if mix.hints and self.teacher.model is not None else None
         return Scene(self.extractor(torch.from_numpy(foa)[None])[0], rows, directions, teacher, tags, heard)
 
     def choose(self, mix: SceneMix, count: int, generator: np.random.Generator) -> NDArray[np.int64]:

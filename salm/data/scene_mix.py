@@ -33,8 +33,10 @@ class SceneMix:
         distractor_db: how much fainter that one is, least and most.
         omni: make W alone and its log-mel map alone, for `timbre_steps` of the training: a seventh of the room on the
             disk. Scenes made on the device that trains are whole in any case.
-        dry: W alone, and without a room: the very sound that the audio teacher hears. Such scenes also keep the
-            teacher's own log-mel map, from which the loss term `hints` is made. Not for scenes made on the device.
+        dry: W alone, and without a room: the very sound that the audio teacher hears. Not for scenes made on the
+            device.
+        hints: keep the teacher's own log-mel map of the dry sound beside W's, for the loss term `hints`. One sound in
+            a clip: the teacher hears each in the light of the whole clip. Not for scenes made on the device.
     """
 
     num_sounds: int = 3
@@ -51,12 +53,18 @@ class SceneMix:
     distractor_db: tuple[float, float] = (6.0, 24.0)
     omni: bool = False
     dry: bool = False
+    hints: bool = False
 
     def __post_init__(self) -> None:
         if self.num_sounds < 1:
             raise ConfigError(f"mixes.num_sounds: expected at least 1, got {self.num_sounds}")
         if not 0.0 < self.speed[0] <= self.speed[1]:
             raise ConfigError(f"mixes.speed: expected 0 < lowest <= highest, got {list(self.speed)}")
+        if self.hints and not (self.w_alone and self.num_sounds == 1):
+            raise ConfigError(
+                f"mixes.hints: needs num_sounds: 1, and omni: true or dry: true, got num_sounds: {self.num_sounds}, "
+                f"omni: {self.omni}, dry: {self.dry}"
+            )
 
     @property
     def w_alone(self) -> bool:
@@ -65,8 +73,8 @@ class SceneMix:
 
     def recipe(self) -> str:
         """All that a kept scene depends on, the same for 5 and for 5.0."""
-        apart = (*MEETING_FIELDS, "num_sounds", "omni", "dry")
+        kinds = ("omni", "dry", "hints")
+        apart = (*MEETING_FIELDS, "num_sounds", *kinds)
         kept = {name: value for name, value in asdict(self).items() if name not in apart}
         numbers = [tuple(map(float, value)) if isinstance(value, Sequence) else float(value) for value in kept.values()]
-        kinds = "".join(f" {name}" for name in ("omni", "dry") if getattr(self, name))
-        return f"{RECIPE_VERSION} {[self.num_sounds, *numbers]}{kinds}"
+        return " ".join([f"{RECIPE_VERSION} {[self.num_sounds, *numbers]}", *(k for k in kinds if getattr(self, k))])

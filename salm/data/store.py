@@ -32,7 +32,7 @@ class Scene(NamedTuple):
         rows: the sounds in it, as rows of the sound bank, (sounds,).
         directions: of each, (sounds, 3).
         teacher, tags: what the audio teacher says of each, (sounds, width) and (sounds, 527).
-        heard: the log-mel map of the clip that the teacher reads, (128, frames), of a `SceneMix.dry`.
+        heard: the teacher's own log-mel map of the dry clip, (128, frames), of `SceneMix.hints`.
     """
 
     features: Float[Tensor, "maps frames mels"]

@@ -100,7 +100,7 @@ class LossWeights:
             semantic part.
         arrival: as `doa`, of both estimates of the weighted intensity (`salm.models.arrival`).
         hints: squared error of `TimbrePooling`'s maps at each resolution against the audio teacher's
-            (`salm.train.hints`), in scenes of `SceneMix.dry`.
+            (`salm.train.hints`), in scenes of `SceneMix.hints`.
     """
 
     semantic: float = 0.5

@@ -44,9 +44,7 @@ class TimbrePooling(nn.Module):
         )
         self.out_width = channels * OUT_WIDTH
         self.widths = (*widths[:-1], self.out_width)
-        for parameter in self.layers.parameters():
-            if parameter.ndim == 4:  # twice as fast on a CPU
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.layers.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def forward(
         self, log_mel: Float[Tensor, "batch 1 frames mels"], spans: Sequence[tuple[int, int]] | None = None

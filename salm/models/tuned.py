@@ -59,7 +59,7 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         tuned.timbre = _shallow(encoder.timbre)
         tuned.timbre.layers = deepcopy(encoder.timbre.layers).eval()
         fuse_batch_norms(tuned.timbre.layers)
-        tuned.timbre.layers.to(getattr(torch, precision))
+        tuned.timbre.layers.to(dtype=getattr(torch, precision), memory_format=torch.channels_last)
     return tuned.eval()
 
 

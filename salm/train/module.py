@@ -147,11 +147,11 @@ class SalmTraining(lightning.LightningModule):
         return TeacherHints(timbre.widths, self.config.features)
 
     def on_fit_start(self) -> None:
-        """Hints come from dry scenes that the teacher hears."""
+        """Hints come from scenes that the teacher hears too."""
         teacher = getattr(self._datamodule.training, "teacher", None)
         heard = teacher is not None and teacher.model is not None
-        if self.hints is not None and not (heard and any(mix.dry for mix in self._datamodule.mixes)):
-            raise ConfigError("loss.hints needs data.teacher_model, and dry: true in one of data.mixes")
+        if self.hints is not None and not (heard and any(mix.hints for mix in self._datamodule.mixes)):
+            raise ConfigError("loss.hints needs data.teacher_model, and hints: true in one of data.mixes")
 
     def on_train_epoch_start(self) -> None:
         """Parts that do not learn are in evaluation mode."""

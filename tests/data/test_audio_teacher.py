@@ -57,6 +57,13 @@ def test_loaded_weights_give_the_same_outputs(random_teacher, weights):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
+def test_loaded_maps_lie_channels_last(weights):
+    """With the channels first it takes four times as long."""
+    loaded = AudioTeacher.load(weights)
+    stages = loaded.stages(loaded.log_mel(noise(1, 1.5)[0].numpy())[None])
+    assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in stages)
+
+
 @pytest.mark.parametrize("duration_s", [0.1, 1.0, 2.5, 3.3])
 def test_shapes_of_clips_of_any_length(random_teacher, duration_s):
     embedding, logits = random_teacher(noise(2, duration_s))

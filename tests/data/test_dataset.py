@@ -201,7 +201,8 @@ def test_a_dry_scene_is_what_the_teacher_hears(dry_folder, dry_sounds, rooms, tm
     known = read_teacher(dry_folder / "teacher.npz", dry_sounds)
     torch.manual_seed(0)
     model = AudioTeacher().eval()
-    mix = SceneMix(num_sounds=1, distractor=1.0, distractor_db=(3, 3), snr_db=(200, 200), dry=True, mask_mels=0)
+    mix = SceneMix(num_sounds=1, distractor=1.0, distractor_db=(3, 3), snr_db=(200, 200), mask_mels=0)
+    mix = replace(mix, dry=True, hints=True)
     bank = SoundBank.read(dry_sounds, cache=tmp_path)
     teacher = replace(known, model=model)
     kept = replace(mix, distinct=2)
@@ -221,3 +222,20 @@ def test_a_dry_scene_is_what_the_teacher_hears(dry_folder, dry_sounds, rooms, tm
     assert scenes[1].heard.shape == item.heard.shape
     batch = collate([scenes[0], scenes[2]])
     assert batch.heard.shape == (2, *item.heard.shape)
+
+
+def test_hints_for_a_scene_with_a_room_are_of_the_dry_sound(dry_folder, dry_sounds, rooms, tmp_path):
+    torch.manual_seed(0)
+    teacher = replace(read_teacher(dry_folder / "teacher.npz", dry_sounds), model=AudioTeacher().eval())
+    mix = SceneMix(num_sounds=1, snr_db=(200, 200), omni=True, mask_mels=0)
+    bank = SoundBank.read(dry_sounds, cache=tmp_path)
+    scenes = SceneDataset(
+        bank, rooms, teacher, FeatureConfig(), [mix, replace(mix, hints=True)], batch_size=1, seed=0
+    )
+    generator = scenes.generator(1)
+    placed = scenes._place(int(scenes.choose(mix, 1, generator)[0]), 240_000, mix, generator)
+    assert np.corrcoef(placed.field[0], placed.dry)[0, 1] < 0.99
+    level = 10 ** (-20 / 20) / np.sqrt(np.mean(np.square(placed.dry)))
+    expected = teacher.model.log_mel(placed.dry * np.float32(level))
+    torch.testing.assert_close(scenes[1].heard, expected, atol=1e-4, rtol=1e-3)
+    assert scenes[0].heard is None

@@ -16,6 +16,12 @@ def test_an_impossible_speed_is_refused():
         SceneMix(speed=(1.2, 0.8))
 
 
+@pytest.mark.parametrize("change", [{"num_sounds": 2, "dry": True}, {"num_sounds": 1}])
+def test_hints_are_for_one_sound_in_w_alone(change):
+    with pytest.raises(ConfigError, match=r"mixes.hints: needs num_sounds: 1, and omni: true or dry: true, got"):
+        SceneMix(hints=True, **change)
+
+
 @pytest.mark.parametrize("change", [{"any_axis": 0.5}, {"mask_mels": 16}])
 def test_what_varies_the_meetings_leaves_the_kept_scenes(change):
     assert replace(SceneMix(), **change).recipe() == SceneMix().recipe()

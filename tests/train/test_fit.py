@@ -161,10 +161,13 @@ def test_the_convolutional_network_can_be_added_and_trained_alone(configure, tmp
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_convolutional_network_learns_from_hints(configure, tmp_path):
-    """In the batches of dry scenes alone; what only the training needs is not exported."""
+    """In the batches of scenes with hints alone; what only the training needs is not exported."""
     torch.manual_seed(0)
     torch.save(AudioTeacher().state_dict(), tmp_path / "tagger.pt")
-    mixes = [{"num_sounds": 1, "dry": True, "mask_mels": 0}, {"num_sounds": 2, "dry": False, "omni": True}]
+    mixes = [
+        {"num_sounds": 1, "dry": True, "hints": True, "mask_mels": 0},
+        {"num_sounds": 2, "dry": False, "hints": False, "omni": True},
+    ]
     data = {"mixes": mixes, "teacher_model": str(tmp_path / "tagger.pt"), "batches_per_epoch": 4}
     alone = {"timbre_channels": 4, "semantic_steps": 8, "timbre_steps": 8, "freeze_text": True}
     loss = {"semantic": 0.0, "hints": 10.0, "teacher": 1.0}
@@ -172,17 +175,18 @@ def test_the_convolutional_network_learns_from_hints(configure, tmp_path):
     (metrics,) = (tmp_path / "hints").rglob("metrics.csv")
     rows = [row for row in csv.DictReader(metrics.read_text().splitlines()) if row["train/loss"]]
     given = [float(row["train/hints"]) for row in rows]
-    assert given[::2] == given[1::2]  # Lightning repeats what the dry batch before said
+    assert given[::2] == given[1::2]  # Lightning repeats what the batch with hints before said
     assert len(set(given)) == 4
     assert given[-1] < given[0]
     assert not [name for name in load_file(tmp_path / "hints/export/model.safetensors") if "hint" in name]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_hints_without_a_teacher_or_dry_scenes_are_refused(configure):
+def test_hints_without_a_teacher_are_refused(configure):
     alone = {"timbre_channels": 4, "semantic_steps": 3, "timbre_steps": 3, "loss": {"hints": 1.0}}
-    with pytest.raises(ConfigError, match="loss.hints needs data.teacher_model, and dry: true"):
-        main(["fit", "--config", configure(1, "deaf", data={"mixes": [{"num_sounds": 1, "dry": True}]}, **alone)])
+    mixes = [{"num_sounds": 1, "dry": True, "hints": True}]
+    with pytest.raises(ConfigError, match="loss.hints needs data.teacher_model, and hints: true"):
+        main(["fit", "--config", configure(1, "deaf", data={"mixes": mixes}, **alone)])
 
 
 @pytest.mark.filterwarnings("ignore")
