@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.errors import AudioFormatError, CheckpointError
-from salm.models.convolution import convolution, fuse_batch_norms
+from salm.models.convolution import convolution, fuse_batch_norms, lay_channels_last
 from salm.weights.foreign import match_keys, read_state
 
 TEACHER_RATE_HZ = 32_000
@@ -112,9 +112,7 @@ class AudioTeacher(nn.Module):
             raise CheckpointError(f"{error}; expected EfficientAT's mn04_as_mAP_432.pt") from error
         teacher.eval().requires_grad_(False)
         fuse_batch_norms(teacher.features)
-        # A quarter of the time with the channels first (torch 2.11 on two cores). Strides that `contiguous` leaves alone,
-        # of kernels with one channel or one bin, decide too.
-        teacher.features.to(memory_format=torch.channels_last)
+        lay_channels_last(teacher.features)
         return teacher
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from salm.audio.features import NUM_LOG_MEL_MAPS
+from salm.models.convolution import lay_channels_last
 
 Spans = Sequence[tuple[int, int]]
 """First frame and end of each sound in a clip."""
@@ -41,7 +42,7 @@ class ArrivalPooling(nn.Module):
     def __init__(self, channels: int = 8) -> None:
         super().__init__()
         self.first, self.second = (_weights(cues, channels) for cues in (NUM_CUES, NUM_CUES + 1))
-        self.to(memory_format=torch.channels_last)  # less than half the time on a CPU
+        lay_channels_last(self)
 
     def forward(
         self, features: Float[Tensor, "batch maps frames mels"], spans: Spans | None = None

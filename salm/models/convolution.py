@@ -1,5 +1,6 @@
-"""Convolutions with batch norm: how they are put together, and how they become one layer for inference."""
+"""Convolutions with batch norm: how they are put together, how they lie in memory, how they become one layer."""
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -20,6 +21,15 @@ def convolution(
         nn.BatchNorm2d(out, eps=eps),
     ]
     return nn.Sequential(*layers, *([activation] if activation is not None else []))
+
+
+def lay_channels_last(module: nn.Module) -> None:
+    """Lay the kernels of all convolutions out with the channels last, whereupon their maps follow.
+
+    With the channels first they take one and a half to four times as long on a CPU (torch 2.11). `Tensor.contiguous`
+    is not enough: it leaves kernels of one channel or one bin as they are, and their strides decide too.
+    """
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fuse_batch_norms(module: nn.Module) -> None:

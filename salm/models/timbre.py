@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from salm.models.convolution import convolution
+from salm.models.convolution import convolution, lay_channels_last
 from salm.models.htsat import IMAGE_FRAMES
 
 WIDTHS = (1, 2, 4, 8, 11)
@@ -44,7 +44,7 @@ class TimbrePooling(nn.Module):
         )
         self.out_width = channels * OUT_WIDTH
         self.widths = (*widths[:-1], self.out_width)
-        self.layers.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        lay_channels_last(self.layers)
 
     def forward(
         self, log_mel: Float[Tensor, "batch 1 frames mels"], spans: Sequence[tuple[int, int]] | None = None

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from salm.errors import ConfigError
 from salm.models.audio_encoder import AudioEncoder
-from salm.models.convolution import fuse_batch_norms
+from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage
 from salm.models.salm import SALM
 
@@ -59,7 +59,8 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         tuned.timbre = _shallow(encoder.timbre)
         tuned.timbre.layers = deepcopy(encoder.timbre.layers).eval()
         fuse_batch_norms(tuned.timbre.layers)
-        tuned.timbre.layers.to(dtype=getattr(torch, precision), memory_format=torch.channels_last)
+        tuned.timbre.layers.to(getattr(torch, precision))
+        lay_channels_last(tuned.timbre.layers)
     return tuned.eval()
 
 

@@ -229,9 +229,7 @@ def test_hints_for_a_scene_with_a_room_are_of_the_dry_sound(dry_folder, dry_soun
     teacher = replace(read_teacher(dry_folder / "teacher.npz", dry_sounds), model=AudioTeacher().eval())
     mix = SceneMix(num_sounds=1, snr_db=(200, 200), omni=True, mask_mels=0)
     bank = SoundBank.read(dry_sounds, cache=tmp_path)
-    scenes = SceneDataset(
-        bank, rooms, teacher, FeatureConfig(), [mix, replace(mix, hints=True)], batch_size=1, seed=0
-    )
+    scenes = SceneDataset(bank, rooms, teacher, FeatureConfig(), [mix, replace(mix, hints=True)], batch_size=1, seed=0)
     generator = scenes.generator(1)
     placed = scenes._place(int(scenes.choose(mix, 1, generator)[0]), 240_000, mix, generator)
     assert np.corrcoef(placed.field[0], placed.dry)[0, 1] < 0.99
