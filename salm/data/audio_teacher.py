@@ -132,7 +132,14 @@ class AudioTeacher(nn.Module):
                 f"expected at least {MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz for the tagger, got {samples.shape[1]}"
             )
         # Clip by clip, for the processor's cache; the network is faster over a batch.
-        features = self.features(torch.stack([self.log_mel(clip) for clip in samples.cpu().numpy()])[:, None])
+        return self.hear(torch.stack([self.log_mel(clip) for clip in samples.cpu().numpy()]))
+
+    @torch.no_grad()
+    def hear(
+        self, log_mels: Float[Tensor, "batch 128 frames"]
+    ) -> tuple[Float[Tensor, "batch 384"], Float[Tensor, "batch 527"]]:
+        """As `forward`, from maps of `log_mel` or `log_mels`."""
+        features = self.features(log_mels.unsqueeze(1))
         return features.mean(dim=(2, 3)), self.classifier(features)
 
     @torch.no_grad()
@@ -140,7 +147,7 @@ class AudioTeacher(nn.Module):
         """The maps at `STAGE_ENDS` inside the network, without gradients.
 
         Args:
-            log_mels: of `log_mel`.
+            log_mels: of `log_mel` or `log_mels`.
         """
         maps, ends = log_mels.unsqueeze(1), []
         for number, layer in enumerate(self.features):
@@ -152,14 +159,26 @@ class AudioTeacher(nn.Module):
     def log_mel(self, clip: NDArray[np.float32]) -> Float[Tensor, "128 frames"]:
         """The network's input for a clip (samples,) at `SAMPLE_RATE_HZ`: a frame for each 10 ms."""
         resampled = torch.from_numpy(soxr.resample(clip, SAMPLE_RATE_HZ, TEACHER_RATE_HZ)).to(self.window.device)
-        sharpened = resampled[1:] - PRE_EMPHASIS * resampled[:-1]
+        return self._log_mels(resampled[None])[0]
+
+    def log_mels(self, clips: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 128 frames"]:
+        """`log_mel` of many clips, made on their device.
+
+        There they are resampled by an FFT, to which a clip's end is followed by its start.
+        """
+        samples = clips.shape[-1] * TEACHER_RATE_HZ // SAMPLE_RATE_HZ
+        return self._log_mels(torch.fft.irfft(torch.fft.rfft(clips), samples) * (samples / clips.shape[-1]))
+
+    def _log_mels(self, resampled: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 128 frames"]:
+        """From clips at `TEACHER_RATE_HZ`."""
+        sharpened = resampled[:, 1:] - PRE_EMPHASIS * resampled[:, :-1]
         # Only the window's own samples are framed: where they stand among the FFT's zeros leaves the power as it is.
-        padded = functional.pad(sharpened[None], (WINDOW_SAMPLES // 2, WINDOW_SAMPLES // 2), mode="reflect")
-        frames = padded[0].unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES)
+        padded = functional.pad(sharpened, (WINDOW_SAMPLES // 2, WINDOW_SAMPLES // 2), mode="reflect")
+        frames = padded.unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES)
         spectra = torch.fft.rfft(frames * self.window, n=FFT_SAMPLES)
         power = spectra.real.square() + spectra.imag.square()
-        log_mel = (self.mel_weights @ power.T + 1e-5).log()
-        return (log_mel + 4.5) / 5.0
+        log_mels = (self.mel_weights @ power.transpose(1, 2) + 1e-5).log()
+        return (log_mels + 4.5) / 5.0
 
 
 def kaldi_mel_filterbank() -> Float[Tensor, "mels bins"]:

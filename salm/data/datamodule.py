@@ -36,7 +36,7 @@ class SceneDataModule(lightning.LightningDataModule):
             false: as they were rendered, with the captions that they came with (`salm captions`), as in the paper.
         teacher: `.npz` of an audio teacher's outputs for these sounds, or None to train without.
         teacher_model: weights of that teacher (`AudioTeacher`), which then hears every training sound as it comes into
-            its scene, without the room: at another speed, filtered, beside another sound. Not with `on_device`.
+            its scene, without the room: at another speed, filtered, beside another sound.
         cache: folder for decoded sounds and room responses; safe to delete.
         num_rooms: simulated rooms, with three source positions each.
         rt60_s: shortest and longest reverberation time of the rooms.
@@ -84,8 +84,8 @@ class SceneDataModule(lightning.LightningDataModule):
             )
         self.manifest, self.shards, self.validation_shards = manifest, shards, validation_shards
         self.turn_scenes = turn_scenes
-        if teacher_model is not None and (teacher is None or on_device):
-            raise ConfigError("data.teacher_model: needs data.teacher, and does not go with data.on_device")
+        if teacher_model is not None and teacher is None:
+            raise ConfigError("data.teacher_model: needs data.teacher, which says how its embeddings are distributed")
         self.teacher, self.teacher_model, self.cache = teacher, teacher_model, Path(cache)
         self.num_rooms, self.rt60_s, self.mixes = num_rooms, rt60_s, tuple(mixes)
         self.batch_size, self.batches_per_epoch, self.num_workers, self.seed = (
@@ -94,8 +94,6 @@ class SceneDataModule(lightning.LightningDataModule):
         self.on_device, self.repetition = on_device, repetition
         if on_device and manifest is None:
             raise ConfigError("data.on_device: packed scenes are read, not made; leave it out, or set data.manifest")
-        if on_device and any(mix.dry or mix.hints for mix in self.mixes):
-            raise ConfigError("data.mixes: dry: true and hints: true do not go with data.on_device")
         self.everyday_takes, self.scene_workers = everyday_takes, scene_workers
         self.validation_share, self.validation_clips = validation_share, validation_clips
         self.training: SceneDataset | ShardedScenes

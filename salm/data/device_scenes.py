@@ -1,7 +1,7 @@
 """Training scenes made on the device that trains: sounds and rooms are tensors there, every step is batched.
 
 They are of the same kinds as those that `SceneDataset` makes one by one on the processor, by the same steps: excerpt,
-speed, filter, room, turn, distractor, level, noise, feature maps. Every scene is new.
+speed, filter, room, turn, distractor, level, noise, feature maps. Every scene is new, and has all seven maps.
 """
 
 from typing import NamedTuple
@@ -39,7 +39,8 @@ class DeviceScenes:
     """Batches of scenes on a device.
 
     Args:
-        scenes: sounds, rooms, teacher and mixes; also says what is true of the scenes.
+        scenes: sounds, rooms, teacher (whose model moves to the device) and mixes; also says what is true of the
+            scenes.
         device: where the sounds (2 bytes a sample) and the responses stay, and the batches are made.
     """
 
@@ -52,6 +53,8 @@ class DeviceScenes:
         self.energy = self._energy_of_blocks()
         self.responses = torch.from_numpy(rooms.samples).to(device)
         self.taps = np.diff(rooms.offsets)
+        if scenes.teacher.model is not None:
+            scenes.teacher.model.to(device)
         _, self.first_of_room, self.places_in_room = np.unique(rooms.room_index, return_index=True, return_counts=True)
 
     def batch(self, first: int, num_clips: int) -> Example:
@@ -61,7 +64,7 @@ class DeviceScenes:
         mix = self.scenes.mixes[(first // self.scenes.batch_size) % len(self.scenes.mixes)]
         joints = self.scenes.joints(mix)
         placed = self._place(mix, num_clips * mix.num_sounds, generator)
-        fields = self._record(placed, int(np.diff(joints).max()), mix, generator, noise)
+        fields, dry = self._record(placed, int(np.diff(joints).max()), mix, generator, noise)
         foa = fields.new_zeros(num_clips, 4, int(joints[-1]))
         by_clip = fields.unflatten(0, (num_clips, mix.num_sounds))
         for number, (start, end) in enumerate(zip(joints[:-1].tolist(), joints[1:].tolist(), strict=True)):
@@ -69,13 +72,19 @@ class DeviceScenes:
         features = self.extractor(foa)
         directions = np.einsum("nij,nj->ni", placed.turns, self._directions(placed.places))
         truth = self.scenes.describe(placed.rows, directions, generator)
-        truth["teacher"] = torch.from_numpy(self.scenes.teacher.embeddings[placed.rows])
-        truth["tags"] = torch.from_numpy(self.scenes.teacher.tags[placed.rows])
+        heard = None
+        if self.scenes.teacher.model is not None:
+            shortest = int(np.diff(joints).min())
+            truth["teacher"], truth["tags"], heard = self.scenes.teacher.listen_on_device(dry[:, :shortest])
+        else:
+            truth["teacher"] = torch.from_numpy(self.scenes.teacher.embeddings[placed.rows])
+            truth["tags"] = torch.from_numpy(self.scenes.teacher.tags[placed.rows])
         for name in ("doa", "labels", "sectors", "teacher", "tags"):
             truth[name] = truth[name].unflatten(0, (num_clips, mix.num_sounds)).to(self.device)
         return Example(
             features=torch.stack([mask_mels(clip, mix.mask_mels, generator) for clip in features]),
             spans=torch.tensor(token_spans(joints, self.scenes.features.hop_samples)),
+            heard=heard if mix.hints else None,
             **truth,
         )
 
@@ -93,9 +102,12 @@ class DeviceScenes:
 
     def _record(
         self, placed: Placed, length: int, mix: SceneMix, generator: np.random.Generator, noise: torch.Generator
-    ) -> Float[Tensor, "sounds 4 samples"]:
-        """What the microphone records of each sound: with its distractor, at its level, with sensor noise."""
-        fields = self._hear(placed, length, mix, generator)
+    ) -> tuple[Float[Tensor, "sounds 4 samples"], Float[Tensor, "sounds samples"]]:
+        """What the microphone records of each sound, at its level, with sensor noise; and the sound without its room.
+
+        The distractor is in both.
+        """
+        fields, dry = self._hear(placed, length, mix, generator)
         crowded = np.flatnonzero(generator.random(len(placed.rows)) < mix.distractor)
         if len(crowded):
             others = Placed(
@@ -104,10 +116,12 @@ class DeviceScenes:
                 placed.turns[crowded],
             )
             gains = 10 ** (-generator.uniform(*mix.distractor_db, size=len(crowded)) / 20)
-            fields[crowded] += self._column(gains) * self._hear(others, length, mix, generator)
+            other_fields, other_dry = self._hear(others, length, mix, generator)
+            fields[crowded] += self._column(gains) * other_fields
+            dry[crowded] += self._column(gains)[:, 0] * other_dry
         fields *= self._column(10 ** (generator.uniform(*mix.level_dbfs, size=len(fields)) / 20))
-        deviation = self._column(10 ** (-generator.uniform(*mix.snr_db, size=len(fields)) / 20)) * _rms_of_w(fields)
-        return fields + deviation * torch.randn(fields.shape, generator=noise, device=self.device)
+        deviation = self._column(10 ** (-generator.uniform(*mix.snr_db, size=len(fields)) / 20)) * _level(fields[:, :1])
+        return fields + deviation * torch.randn(fields.shape, generator=noise, device=self.device), dry
 
     def _elsewhere(self, places: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
         """For each place another one in the same room, or the same where a room has only one."""
@@ -118,18 +132,25 @@ class DeviceScenes:
 
     def _hear(
         self, placed: Placed, length: int, mix: SceneMix, generator: np.random.Generator
-    ) -> Float[Tensor, "sounds 4 samples"]:
-        """The field of each sound in its room; the root mean square of W is 1."""
+    ) -> tuple[Float[Tensor, "sounds 4 samples"], Float[Tensor, "sounds samples"]]:
+        """The field of each sound in its room, and the dry sound. W and the dry sound have a root mean square of 1."""
         speed = generator.uniform(*mix.speed, size=len(placed.rows))
         dry = self._excerpts(placed.rows, length, speed, generator)
-        responses = self._turned_responses(placed)
+        responses = self._omni_pulses(len(dry)) if mix.dry else self._turned_responses(placed)
         size = _fast_size(length + responses.shape[-1] - 1)
         spectrum = torch.fft.rfft(dry, size)
         if mix.colour_db:
             gains = octave_gains(size, SAMPLE_RATE_HZ, mix.colour_db, generator, count=len(dry))
             spectrum = spectrum * torch.from_numpy(gains).to(self.device)
+            dry = torch.fft.irfft(spectrum, size)[..., :length]
         fields = torch.fft.irfft(spectrum[:, None] * torch.fft.rfft(responses, size), size)[..., :length]
-        return fields / _rms_of_w(fields).clamp_min(1e-9)
+        return fields / _level(fields[:, :1]).clamp_min(1e-9), dry / _level(dry).clamp_min(1e-9)
+
+    def _omni_pulses(self, count: int) -> Float[Tensor, "sounds 4 1"]:
+        """Responses of no room and no direction."""
+        pulses = torch.zeros(count, 4, 1, device=self.device)
+        pulses[:, 0] = 1.0
+        return pulses
 
     def _turned_responses(self, placed: Placed) -> Float[Tensor, "sounds 4 taps"]:
         taps = torch.from_numpy(self.taps[placed.places]).to(self.device)
@@ -197,8 +218,9 @@ class DeviceScenes:
         return torch.from_numpy(np.asarray(values, np.float32)).to(self.device)[:, None, None]
 
 
-def _rms_of_w(fields: Float[Tensor, "sounds 4 samples"]) -> Float[Tensor, "sounds 1 1"]:
-    return fields[:, :1].square().mean(dim=-1, keepdim=True).sqrt()
+def _level(samples: Float[Tensor, "*channels samples"]) -> Float[Tensor, "*channels 1"]:
+    """Root mean square."""
+    return samples.square().mean(dim=-1, keepdim=True).sqrt()
 
 
 def _fast_size(size: int) -> int:

@@ -33,10 +33,9 @@ class SceneMix:
         distractor_db: how much fainter that one is, least and most.
         omni: make W alone and its log-mel map alone, for `timbre_steps` of the training: a seventh of the room on the
             disk. Scenes made on the device that trains are whole in any case.
-        dry: W alone, and without a room: the very sound that the audio teacher hears. Not for scenes made on the
-            device.
+        dry: W alone, and without a room: the very sound that the audio teacher hears.
         hints: keep the teacher's own log-mel map of the dry sound beside W's, for the loss term `hints`. One sound in
-            a clip: the teacher hears each in the light of the whole clip. Not for scenes made on the device.
+            a clip: the teacher hears each in the light of the whole clip.
     """
 
     num_sounds: int = 3
@@ -60,11 +59,8 @@ class SceneMix:
             raise ConfigError(f"mixes.num_sounds: expected at least 1, got {self.num_sounds}")
         if not 0.0 < self.speed[0] <= self.speed[1]:
             raise ConfigError(f"mixes.speed: expected 0 < lowest <= highest, got {list(self.speed)}")
-        if self.hints and not (self.w_alone and self.num_sounds == 1):
-            raise ConfigError(
-                f"mixes.hints: needs num_sounds: 1, and omni: true or dry: true, got num_sounds: {self.num_sounds}, "
-                f"omni: {self.omni}, dry: {self.dry}"
-            )
+        if self.hints and self.num_sounds != 1:
+            raise ConfigError(f"mixes.hints: expected num_sounds: 1 beside it, got {self.num_sounds}")
 
     @property
     def w_alone(self) -> bool:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from salm.audio.io import SAMPLE_RATE_HZ, read_mono
 from salm.data.audio_teacher import AudioTeacher
@@ -65,6 +67,15 @@ class Teacher:
         """The map (128, frames) of a clip (samples,) that the model reads, at `HEARD_DBFS`."""
         assert self.model is not None
         return self.model.log_mel(_at_heard_level(dry)).numpy()
+
+    def listen_on_device(self, dry: Float[Tensor, "sounds samples"]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `listen`, and the maps (sounds, 128, frames) as of `log_mel`, on the device where sounds and model are."""
+        assert self.model is not None
+        level = dry.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-9)
+        log_mels = self.model.log_mels(dry / level * 10 ** (HEARD_DBFS / 20))
+        embeddings, logits = self.model.hear(log_mels)
+        mean, deviation = (torch.from_numpy(values).to(dry.device) for values in (self.mean, self.deviation))
+        return (embeddings - mean) / deviation, logits.sigmoid(), log_mels
 
 
 class SoundBank:

@@ -1,10 +1,13 @@
 """Scenes made in batches on a device (here the processor) against the laws and the code that makes them one by one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from salm.config import FeatureConfig
+from salm.data.audio_teacher import AudioTeacher
 from salm.data.dataset import SceneDataset
 from salm.data.device_scenes import DeviceScenes, Placed, random_symmetry
 from salm.data.scene_mix import SceneMix
@@ -40,7 +43,7 @@ def place(scenes, count, seed=0):
 
 def test_fields_are_those_of_the_sounds_one_by_one(scenes, device_scenes):
     placed = place(scenes, 6)
-    fields = device_scenes._hear(placed, LENGTH, PLAIN, np.random.default_rng(1))
+    fields, alone = device_scenes._hear(placed, LENGTH, PLAIN, np.random.default_rng(1))
     generator = np.random.default_rng(1)
     dry = device_scenes._excerpts(placed.rows, LENGTH, generator.uniform(1, 1, size=6), generator).numpy()
     for field, sound, position, turn in zip(fields.numpy(), dry, placed.places, placed.turns, strict=True):
@@ -48,6 +51,40 @@ def test_fields_are_those_of_the_sounds_one_by_one(scenes, device_scenes):
         expected = spatialize(sound, response)[:, :LENGTH]
         expected /= np.sqrt(np.mean(expected[0] ** 2))
         np.testing.assert_allclose(field, expected, atol=2e-4)
+    np.testing.assert_allclose(alone, dry / np.sqrt(np.mean(dry**2, axis=1, keepdims=True)), atol=2e-4)
+
+
+def test_a_dry_scene_is_its_sounds_in_w_alone(scenes):
+    """Filter and distractor are in both."""
+    mix = replace(VARIED, num_sounds=1, distractor=1.0, dry=True, snr_db=(300, 300), level_dbfs=(0, 0))
+    dry_scenes = SceneDataset(scenes.bank, scenes.rooms, scenes.teacher, FeatureConfig(), [mix], batch_size=4, seed=0)
+    on_device = DeviceScenes(dry_scenes, torch.device("cpu"))
+    fields, dry = on_device._record(place(scenes, 6), LENGTH, mix, np.random.default_rng(1), torch.Generator())
+    assert fields[:, 1:].abs().max() < 1e-9  # the sensor noise
+    torch.testing.assert_close(fields[:, 0], dry, atol=2e-4, rtol=0)
+    plain = replace(mix, colour_db=0.0, distractor=0.0)
+    _, alone = on_device._hear(place(scenes, 6), LENGTH, plain, np.random.default_rng(1))
+    assert (dry - alone).abs().max() > 0.1
+
+
+def test_the_teacher_hears_the_dry_sounds_of_a_batch(scenes):
+    """As it hears them one by one, but for the way to its sample rate."""
+    torch.manual_seed(0)
+    teacher = replace(scenes.teacher, model=AudioTeacher().eval())
+    alone = replace(PLAIN, num_sounds=1, hints=True)
+    listening = SceneDataset(scenes.bank, scenes.rooms, teacher, FeatureConfig(), [PLAIN, alone], batch_size=4, seed=0)
+    on_device = DeviceScenes(listening, torch.device("cpu"))
+    heard = []
+    record = on_device._record
+    on_device._record = lambda *given: heard.append(record(*given)) or heard[-1]
+    two, one = on_device.batch(0, 4), on_device.batch(4, 4)
+    assert two.heard is None
+    for batch, (_, dry) in zip((two, one), heard, strict=True):
+        embeddings, tags = teacher.listen(dry.numpy())
+        torch.testing.assert_close(batch.teacher.flatten(0, 1), torch.from_numpy(embeddings), atol=0.02, rtol=0)
+        torch.testing.assert_close(batch.tags.flatten(0, 1), torch.from_numpy(tags), atol=1e-3, rtol=0)
+    maps = np.stack([teacher.log_mel(sound) for sound in heard[1][1].numpy()])
+    assert np.median(np.abs(one.heard.numpy() - maps)) < 1e-3
 
 
 def test_an_excerpt_at_normal_speed_is_a_piece_of_its_sound(scenes, device_scenes):
@@ -89,7 +126,8 @@ def test_a_faster_sound_is_higher(scenes, device_scenes):
 
 def test_what_is_heard_comes_from_where_the_labels_say(scenes, device_scenes):
     placed = place(scenes, 40, seed=4)
-    fields = device_scenes._record(placed, LENGTH, PLAIN, np.random.default_rng(4), torch.Generator()).numpy()
+    fields, _ = device_scenes._record(placed, LENGTH, PLAIN, np.random.default_rng(4), torch.Generator())
+    fields = fields.numpy()
     intensity = (fields[:, :1] * fields[:, 1:]).mean(axis=-1)[:, [2, 0, 1]]
     directions = np.einsum("nij,nj->ni", placed.turns, device_scenes._directions(placed.places))
     errors = np.degrees([angle_between(a, b) for a, b in zip(intensity, directions, strict=True)])

@@ -182,6 +182,21 @@ def test_the_convolutional_network_learns_from_hints(configure, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_hints_for_scenes_made_on_the_device_that_trains(configure, tmp_path):
+    torch.manual_seed(0)
+    torch.save(AudioTeacher().state_dict(), tmp_path / "tagger.pt")
+    mixes = [{"num_sounds": 1, "dry": True, "hints": True, "mask_mels": 0}]
+    data = {"mixes": mixes, "teacher_model": str(tmp_path / "tagger.pt"), "on_device": True}
+    alone = {"timbre_channels": 4, "semantic_steps": 3, "timbre_steps": 3, "freeze_text": True}
+    loss = {"semantic": 0.0, "hints": 10.0, "teacher": 1.0}
+    main(["fit", "--config", configure(1, "hints", data=data, **alone, loss=loss)])
+    (metrics,) = (tmp_path / "hints").rglob("metrics.csv")
+    given = [row for row in csv.DictReader(metrics.read_text().splitlines()) if row["train/loss"]]
+    assert all(float(row["train/hints"]) > 0 and float(row["train/teacher"]) > 0 for row in given)
+    assert len({row["train/hints"] for row in given}) == len(given) > 1
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_hints_without_a_teacher_are_refused(configure):
     alone = {"timbre_channels": 4, "semantic_steps": 3, "timbre_steps": 3, "loss": {"hints": 1.0}}
     mixes = [{"num_sounds": 1, "dry": True, "hints": True}]
