@@ -60,13 +60,13 @@ class Teacher:
         """
         assert self.model is not None
         heard = np.stack([_at_heard_level(sound) for sound in dry])
-        embeddings, logits = (out.numpy() for out in self.model(torch.from_numpy(heard)))
+        embeddings, logits = (out.cpu().numpy() for out in self.model(torch.from_numpy(heard)))
         return (embeddings - self.mean) / self.deviation, 1.0 / (1.0 + np.exp(-logits))
 
     def log_mel(self, dry: NDArray[np.float32]) -> NDArray[np.float32]:
         """The map (128, frames) of a clip (samples,) that the model reads, at `HEARD_DBFS`."""
         assert self.model is not None
-        return self.model.log_mel(_at_heard_level(dry)).numpy()
+        return self.model.log_mel(_at_heard_level(dry)).cpu().numpy()
 
     def listen_on_device(self, dry: Float[Tensor, "sounds samples"]) -> tuple[Tensor, Tensor, Tensor]:
         """As `listen`, and the maps (sounds, 128, frames) as of `log_mel`, on the device where sounds and model are."""
