@@ -1,6 +1,7 @@
-"""What bfloat16 costs: cosine to float32's vectors, and retrieval with both, on the frozen test scenes.
+"""What a faster precision costs: cosine to float32's vectors, and retrieval with both, on the frozen test scenes.
 
     python benchmarks/precision.py .cache/benchmarks/centre-v1 > precision.json      # about 5 minutes on 2 idle cores
+    python benchmarks/precision.py .cache/benchmarks/centre-v1 --precision int16 > precision_int16.json
 
 Bars: no cosine below 0.999, no rank-1 score changed by more than 0.5 % of the queries. `first hit changed` is stricter:
 the share of queries whose first hit is another scene, be it as right as before or not. JSON goes to stdout.
@@ -35,8 +36,8 @@ def rank_1_scores(result: RetrievalResult) -> dict[str, float]:
     return queries | {f"R@1, captions, {name}": scores.recall[1] for name, scores in result.captions.items()}
 
 
-def compare(exact: Gallery, rounded: Gallery, model: Any, labels: list[str]) -> dict[str, Any]:
-    """Cosines and scores of two galleries of the same scenes."""
+def compare(exact: Gallery, rounded: Gallery, model: Any, labels: list[str], precision: str) -> dict[str, Any]:
+    """Cosines and scores of two galleries of the same scenes; `precision`: the second one's."""
     first, second = (rank_1_scores(evaluate_retrieval(gallery, model, labels)) for gallery in (exact, rounded))
     captions = text_embeddings(model, [text for scene in exact.scenes for text in scene.spatial_captions])
     hits = [(captions @ gallery.embedding("joint").T).argmax(axis=1) for gallery in (exact, rounded)]
@@ -45,7 +46,7 @@ def compare(exact: Gallery, rounded: Gallery, model: Any, labels: list[str]) -> 
     return {
         "lowest_cosine": {name: round(value, 6) for name, value in cosines.items()},
         "largest_change_of_direction_deg": round(math.degrees(angle_between(exact.doa, rounded.doa).max()), 2),
-        "rank_1": {name: {"float32": round(first[name], 5), "bfloat16": round(second[name], 5)} for name in first},
+        "rank_1": {name: {"float32": round(first[name], 5), precision: round(second[name], 5)} for name in first},
         "change": changes,
         "first_hit_changed": round(float(np.mean(hits[0] != hits[1])), 5),
         "bars": {"cosine": BAR_COSINE, "rank_1": BAR_RANK_1},
@@ -59,9 +60,10 @@ def main() -> None:
     parser.add_argument("scenes", type=Path, help="folder of frozen_scenes.py, or a scene manifest")
     parser.add_argument("--model", default="salm-small", help="what salm.load takes")
     parser.add_argument("--labels", type=Path, help="labels to ask for, one a line; by default the frequent ones")
+    parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "int16"))
     arguments = parser.parse_args()
     galleries = {}
-    for precision in ("float32", "bfloat16"):
+    for precision in ("float32", arguments.precision):
         model = salm.load(arguments.model, precision=precision)
         with progress_on_stderr(precision) as progress:  # nothing kept: the name of what is kept has no precision
             galleries[precision] = load_gallery(arguments.scenes, model, cache=False, progress=progress)
@@ -69,7 +71,8 @@ def main() -> None:
     names = arguments.labels
     labels = frequent_labels(exact.scenes, MIN_SCENES) if names is None else read_labels(names, exact.scenes)
     what = {"model": exact.model_id, "scenes": len(exact.scenes), "manifest_sha256": exact.manifest_sha256}
-    print(json.dumps(what | compare(exact, galleries["bfloat16"], model, labels), indent=2))
+    rounded = galleries[arguments.precision]
+    print(json.dumps(what | compare(exact, rounded, model, labels, arguments.precision), indent=2))
 
 
 if __name__ == "__main__":

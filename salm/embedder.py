@@ -16,7 +16,7 @@ from salm.audio.recordings import Recording, is_collection, recordings
 from salm.errors import AudioFormatError, CheckpointError, ConfigError, SalmError
 from salm.geometry import SECTORS, Convention, azimuth_elevation, direction_prompt, parse_sector
 from salm.models.salm import AudioParts
-from salm.models.tuned import Precision
+from salm.models.tuned import PrecisionName, find_precision
 from salm.progress import progress_on_stderr
 from salm.results import DirectionPrediction, EncodedParts, EncodedWindow, EncodedWindows, Localization, Vectors
 from salm.text.captions import strip_direction
@@ -45,12 +45,14 @@ class Embedder:
     Args:
         checkpoint: model, configuration and tokenizer.
         device: such as "cpu" or "cuda"; by default a GPU if there is one.
-        precision: of the audio tower's transformer; "bfloat16" is faster where the processor has it (AVX-512 BF16, AMX,
-            GPUs), with a cosine above 0.999 to the default's vectors, so that both kinds may share an index.
+        precision: of the audio tower's transformer. "bfloat16" is faster where the processor has units for it
+            (AVX-512 BF16, AMX, GPUs) and slower elsewhere; "int16" is faster on x86-64 processors with AVX2, and needs
+            a C compiler once (`salm.models.int16`); "auto" is the fastest that can be had. Their vectors have a cosine
+            above 0.999 to the default's, so that all kinds may share an index.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str | torch.device | None = None, precision: Precision = "float32"
+        self, checkpoint: Checkpoint, device: str | torch.device | None = None, precision: PrecisionName = "float32"
     ) -> None:
         rate = checkpoint.config.features.sample_rate_hz
         if rate != SAMPLE_RATE_HZ:
@@ -58,8 +60,8 @@ class Embedder:
         self.checkpoint = checkpoint
         self.device = find_device(device)
         self._model = checkpoint.model.to(self.device).eval()
-        self.precision = precision
-        self._windows = WindowEncoder(self._model, checkpoint.config.features, self.device, precision)
+        self.precision = find_precision(precision, self.device)
+        self._windows = WindowEncoder(self._model, checkpoint.config.features, self.device, self.precision)
 
     @property
     def model_id(self) -> str:
@@ -278,7 +280,7 @@ class Embedder:
         name_or_path: str | Path,
         *,
         device: str | torch.device | None = None,
-        precision: Precision = "float32",
+        precision: PrecisionName = "float32",
     ) -> "Embedder":
         """As `salm.load`: a bundled name, a checkpoint folder, or a Hugging Face repository."""
         return load(name_or_path, device=device, precision=precision)
@@ -333,13 +335,14 @@ def load(
     name_or_path: str | Path = DEFAULT_MODEL,
     *,
     device: str | torch.device | None = None,
-    precision: Precision = "float32",
+    precision: PrecisionName = "float32",
 ) -> Embedder:
     """Load a bundled model by name, a checkpoint folder, or a Hugging Face repository ("owner/name").
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged.
         ConfigError: there is no such device or precision.
+        DependencyError: precision "int16" cannot be had on this machine.
     """
     return Embedder(load_checkpoint(find_checkpoint(name_or_path)), device, precision)
 

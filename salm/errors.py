@@ -30,4 +30,4 @@ class SceneError(SalmError):
 
 
 class DependencyError(SalmError):
-    """An optional package is missing or does not fit; the message names the extra to install."""
+    """An optional package or tool is missing or does not fit; the message names what to install."""

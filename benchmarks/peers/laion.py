@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers.measure import Encoder, Settings, serve
+from benchmarks.peers.measure import TORCH_PRECISIONS, Encoder, Settings, serve
 
 CONFIG = SimpleNamespace(mel_bins=64, window_size=1024, hop_size=480, sample_rate=48_000, fmin=50, fmax=14_000)
 UNUSED = ("tscam_conv.", "head.", "spectrogram_extractor.", "logmel_extractor.")
@@ -27,6 +27,8 @@ BUFFERS = (".relative_position_index", ".attn_mask", ".num_batches_tracked")
 
 def load(settings: Settings) -> Encoder:
     """Tower and projection with the weights of `folder/tower.pt`."""
+    if settings.precision not in TORCH_PRECISIONS:
+        raise ValueError(f"{settings.name} has no {settings.precision}")
     _skip_package_code("laion_clap", "laion_clap.clap_module")
     from laion_clap.clap_module.htsat import HTSAT_Swin_Transformer
 

@@ -27,7 +27,7 @@ from salm.window_encoder import map_on_threads
 CLAP_FEATURES = FeatureConfig(sample_rate_hz=48_000, hop_samples=480, min_frequency_hz=50.0, max_frequency_hz=14_000.0)
 SMALL_TEXT = TextEncoderConfig(vocabulary_size=100, width=32, depth=1, num_heads=2, hidden_width=32, max_tokens=8)
 """The text tower takes no part here, and would hide the audio tower's memory."""
-PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16"}
+PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16", "int16": "int16"}
 
 
 def load(settings: Settings) -> Encoder:

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from transformers import ClapFeatureExtractor, ClapModel
 
-from benchmarks.peers.measure import Encoder, Settings, serve
+from benchmarks.peers.measure import TORCH_PRECISIONS, Encoder, Settings, serve
 
 
 def load(settings: Settings) -> Encoder:
     """The model of `folder/clap`."""
+    if settings.precision not in TORCH_PRECISIONS:
+        raise ValueError(f"{settings.name} has no {settings.precision}")
     model: Any = ClapModel.from_pretrained(settings.folder / "clap").eval().to(settings.device)
     extractor = ClapFeatureExtractor.from_pretrained(settings.folder / "clap")
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32

@@ -31,11 +31,16 @@ class PrecisionName(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    INT16 = "int16"
+    AUTO = "auto"
 
 
 Precision = Annotated[
     PrecisionName,
-    typer.Option("--precision", help="Of the audio tower; bfloat16 is faster on processors and GPUs that have it."),
+    typer.Option(
+        "--precision",
+        help="Of the audio tower: bfloat16 for GPUs and processors with bf16 units, int16 for others (x86-64), auto.",
+    ),
 ]
 Convention = Annotated[
     str, typer.Option("--convention", help="Channel convention of the files: ambix (W, Y, Z, X) or fuma (W, X, Y, Z).")

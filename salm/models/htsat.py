@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -235,6 +235,17 @@ def time_tokens(tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "b
     side = round(tokens.shape[1] ** 0.5)
     per_quarter = tokens.unflatten(1, (IMAGE_FRAMES // IMAGE_SIZE, -1, side))  # batch, quarter, frequency, time, width
     return per_quarter.mean(dim=2).flatten(1, 2)
+
+
+def window_order(side: int, window: int, shift: int) -> Int[Tensor, "tokens"]:
+    """Places of an image's tokens, window by window, after it was rolled by `shift` up and left: as in `SwinBlock`."""
+    places = torch.arange(side**2).view(side, side).roll((-shift, -shift), dims=(0, 1))
+    return places.view(side // window, window, side // window, window).transpose(1, 2).flatten()
+
+
+def merging_order(side: int) -> Int[Tensor, "tokens"]:
+    """Places of an image's tokens, four neighbours after four neighbours, as `PatchMerging` joins them."""
+    return torch.arange(side**2).view(side // 2, 2, side // 2, 2).permute(0, 2, 3, 1).flatten()
 
 
 def _shift_mask(side: int, window: int, shift: int) -> Tensor:

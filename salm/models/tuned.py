@@ -10,30 +10,59 @@ What differs from the training path of `salm.models.htsat`:
 - batch norms of convolutions are a part of these;
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
-Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32.
+Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
+"int16" the transformer's matrix products are those of `salm.models.int16`.
 """
 
 from copy import copy, deepcopy
+from functools import partial
 from typing import Literal, TypeVar, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from salm.errors import ConfigError
+from salm.errors import ConfigError, DependencyError
 from salm.models.audio_encoder import AudioEncoder
+from salm.models.compiled import compiled_library
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
-from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage
+from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
+from salm.models.int16 import SOURCE, Int16Stage
 from salm.models.salm import SALM
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int16": torch.float32}
+"""Of all that is not a matrix product of integers."""
+PrecisionName = Precision | Literal["auto"]
+"""What users may name, see `find_precision`."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _PACKED_ROWS = 4096
 """Rows that oneDNN lays its weights out for; others work as well."""
 _KEPT_BYTES = 31 << 20
 """Just under the largest block that glibc ever takes from its heap (32 MiB) and not from the system."""
+
+
+def find_precision(name: str, device: torch.device) -> Precision:
+    """The named precision; "auto" is the fastest: bfloat16 where the device has units for it, else int16 if possible.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name != "auto":
+        return _known_precision(name)
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type != "cpu":
+        return "float32"
+    if _has_bf16_units():
+        return "bfloat16"
+    try:
+        compiled_library(SOURCE)
+    except DependencyError:
+        return "float32"
+    return "int16"
 
 
 def tuned_model(model: SALM, precision: Precision = "float32") -> SALM:
@@ -59,21 +88,20 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         tuned.timbre = _shallow(encoder.timbre)
         tuned.timbre.layers = deepcopy(encoder.timbre.layers).eval()
         fuse_batch_norms(tuned.timbre.layers)
-        tuned.timbre.layers.to(getattr(torch, precision))
+        tuned.timbre.layers.to(DTYPES[precision])
         lay_channels_last(tuned.timbre.layers)
     return tuned.eval()
 
 
 def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT:
     """One branch, see `tuned_model`; its final tokens are float32 in any precision."""
-    if precision not in PRECISIONS:
-        raise ConfigError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    dtype = getattr(torch, precision)
+    dtype = DTYPES[_known_precision(precision)]
+    tuned_stage = Int16Stage if precision == "int16" else partial(TunedStage, dtype=dtype)
     _keep_freed_memory()
     with torch.no_grad():
         tuned = _shallow(branch)
         tuned.patch_embed = TunedPatchEmbed(branch.patch_embed, dtype)  # type: ignore[assignment]
-        tuned.layers = nn.ModuleList(TunedStage(stage, dtype) for stage in branch.layers)  # type: ignore[arg-type]
+        tuned.layers = nn.ModuleList(map(tuned_stage, branch.layers))  # type: ignore[arg-type]
         tuned.norm = TunedNorm(branch.norm, dtype, out=torch.float32)  # type: ignore[assignment]
     return tuned.eval()
 
@@ -201,9 +229,7 @@ class TunedStage(nn.Module):
             place = torch.argsort(block.order)
         self.merges = stage.downsample is not None
         if stage.downsample is not None:
-            side = stage.downsample.side
-            joined = torch.arange(side**2).view(side // 2, 2, side // 2, 2).permute(0, 2, 3, 1)  # as in PatchMerging
-            place = place[joined.flatten()]
+            place = place[merging_order(stage.downsample.side)]
             self.norm = TunedNorm(stage.downsample.norm, dtype)
             self.reduction = PackedLinear(stage.downsample.reduction, dtype)
         self.gathers.append(_gather(place, device))
@@ -215,12 +241,6 @@ class TunedStage(nn.Module):
         if not self.merges:
             return tokens
         return self.reduction(self.norm(tokens.view(tokens.shape[0], -1, 4 * tokens.shape[-1])))
-
-
-def window_order(side: int, window: int, shift: int) -> Int[Tensor, "tokens"]:
-    """Places of an image's tokens, window by window, after it was rolled by `shift` up and left."""
-    places = torch.arange(side**2).view(side, side).roll((-shift, -shift), dims=(0, 1))
-    return places.view(side // window, window, side // window, window).transpose(1, 2).flatten()
 
 
 def _gather(places: Tensor, device: torch.device) -> Tensor | None:
@@ -239,6 +259,20 @@ def _keep_freed_memory() -> None:
     clip of salm-base. Other C libraries take no notice.
     """
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)
+
+
+def _known_precision(name: str) -> Precision:
+    for precision in PRECISIONS:
+        if name == precision:
+            return precision
+    raise ConfigError(f"unknown precision {name!r}; expected one of {', '.join(PRECISIONS)}, auto")
+
+
+def _has_bf16_units() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.11
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _can_pack(weight: Tensor) -> bool:

@@ -41,7 +41,7 @@ class Texts:
 
 def test_equal_galleries_do_not_differ():
     exact = gallery()
-    found = precision.compare(exact, exact, Texts(exact.embedding("joint")), ["dog"])
+    found = precision.compare(exact, exact, Texts(exact.embedding("joint")), ["dog"], "bfloat16")
     assert found["met"]
     assert found["first_hit_changed"] == 0.0
     assert set(found["change"].values()) == {0.0}
@@ -51,7 +51,7 @@ def test_equal_galleries_do_not_differ():
 def test_a_swapped_pair_of_scenes_is_seen():
     exact = gallery()
     swapped = replace(exact, joint=exact.joint[[1, 0, 2, 3]])
-    found = precision.compare(exact, swapped, Texts(exact.embedding("joint")), ["dog"])
+    found = precision.compare(exact, swapped, Texts(exact.embedding("joint")), ["dog"], "bfloat16")
     assert not found["met"]
     assert found["lowest_cosine"]["joint"] < 0.9 and found["lowest_cosine"]["spatial"] > 0.99999
     assert found["first_hit_changed"] == 0.5

@@ -5,8 +5,8 @@ import torch
 
 from salm.errors import ConfigError
 from salm.models.audio_encoder import AudioEncoder
-from salm.models.htsat import HTSAT
-from salm.models.tuned import PackedLinear, tuned_branch, tuned_encoder, window_order
+from salm.models.htsat import HTSAT, window_order
+from salm.models.tuned import PackedLinear, tuned_branch, tuned_encoder
 
 SIZES = {"width": 8, "depths": (2, 1, 3, 2), "num_heads": (1, 2, 2, 4)}
 
@@ -99,5 +99,5 @@ def test_packed_linear_and_what_follows_it(dtype, packs, monkeypatch):
 
 
 def test_unknown_precision_is_refused(branch):
-    with pytest.raises(ConfigError, match="unknown precision 'int8'; expected one of float32, bfloat16"):
+    with pytest.raises(ConfigError, match="unknown precision 'int8'; expected one of float32, bfloat16, int16, auto"):
         tuned_branch(branch, "int8")

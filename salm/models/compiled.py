@@ -1,0 +1,79 @@
+"""C sources of this package, compiled once on each machine and kept in the user's cache."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from salm.errors import DependencyError
+
+COMPILERS = ("cc", "gcc", "clang")
+"""Tried in this order, after the one named by the environment variable CC."""
+FLAGS = ("-O3", "-std=c11", "-mavx2", "-mfma", "-fPIC", "-shared")
+
+
+@lru_cache
+def compiled_library(source: Path) -> ctypes.CDLL:
+    """The shared library of a C source for x86-64 with AVX2 and FMA.
+
+    The first call on a machine takes seconds; what it makes lies in `$XDG_CACHE_HOME/salm` (`~/.cache/salm`), named by
+    source and flags, and appears there whole.
+
+    Raises:
+        DependencyError: another processor, no C compiler, or one that refuses the source.
+    """
+    _check_processor()
+    digest = hashlib.sha256(source.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    library = cache_folder() / f"{source.stem}-{digest}.so"
+    if not library.is_file():
+        _compile(source, library)
+    return ctypes.CDLL(str(library))
+
+
+def cache_folder() -> Path:
+    """Where this user's compiled libraries are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salm"
+
+
+def _check_processor() -> None:
+    machine, capability = platform.machine(), torch.backends.cpu.get_cpu_capability()
+    if machine not in ("x86_64", "AMD64") or not capability.startswith("AVX"):
+        raise DependencyError(
+            f"precision 'int16' needs an x86-64 processor with AVX2, this one is {machine} ({capability}); "
+            "use 'float32' or 'bfloat16'"
+        )
+
+
+def _compile(source: Path, library: Path) -> None:
+    compiler = next(filter(None, map(shutil.which, filter(None, [os.environ.get("CC"), *COMPILERS]))), None)
+    if compiler is None:
+        raise DependencyError(
+            f"precision 'int16' compiles {source.name} on its first use, but there is no C compiler; install one (on "
+            "Debian: gcc and libc6-dev), name it in the environment variable CC, or use 'float32' or 'bfloat16'"
+        )
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            command = [compiler, *FLAGS, str(source), "-o", str(made), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                reason = next((line for line in lines if "error" in line), lines[0])
+                raise DependencyError(
+                    f"{source.name} could not be compiled by {compiler} ({reason}); name another compiler in the "
+                    "environment variable CC, or use precision 'float32' or 'bfloat16'"
+                )
+            made.replace(library)
+    except OSError as error:
+        raise DependencyError(
+            f"{library.parent}: the library of precision 'int16' could not be kept there ({error}); name a folder that "
+            "can be written in the environment variable XDG_CACHE_HOME"
+        ) from error
