@@ -14,7 +14,14 @@ from torch.nn import functional
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.audio.recordings import Recording, is_collection, recordings
 from salm.errors import AudioFormatError, CheckpointError, ConfigError, SalmError
-from salm.geometry import SECTORS, Convention, azimuth_elevation, direction_prompt, parse_sector
+from salm.geometry import (
+    SECTORS,
+    Convention,
+    azimuth_elevation,
+    direction_prompt,
+    parse_sector,
+    spell_out_directions,
+)
 from salm.models.salm import AudioParts
 from salm.models.tuned import PrecisionName, find_precision
 from salm.progress import progress_on_stderr
@@ -84,6 +91,8 @@ class Embedder:
     ) -> Vectors:
         """Embeddings of sentences, (sentences, 512) float32, in their order; a single one gives (1, 512).
 
+        Directions are spelled out before: "NW" is read as "northwest", "at 3 o'clock" as "from the east".
+
         Raises:
             SalmError: a sentence is empty or no text.
         """
@@ -98,7 +107,7 @@ class Embedder:
         with progress_on_stderr("encoding", quiet=not show_progress_bar) as progress, torch.inference_mode():
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                ids, mask = self.checkpoint.tokenizer([sentences[row] for row in rows])
+                ids, mask = self.checkpoint.tokenizer([spell_out_directions(sentences[row]) for row in rows])
                 encoded[rows] = self._model.encode_text(ids.to(self.device), mask.to(self.device)).float().cpu()
                 if progress is not None:
                     progress(start + len(rows), len(order))

@@ -161,10 +161,10 @@ _FILLER = r"me|you|us|my|your|our|the|a|bit|little|slightly|and|but|of|to|on|off
 _JOIN = rf"(?:[\s,-]+(?:{_FILLER})\b)*[\s,-]+"
 _WORDS: tuple[tuple[str, int], ...] = (
     # Compounds first: "north west" must not be read as "north", nor "front left" as "left".
-    (r"north[\s-]*west(?:ern|erly)?|\bnw\b", 1),
-    (r"south[\s-]*west(?:ern|erly)?|\bsw\b", 3),
-    (r"south[\s-]*east(?:ern|erly)?|\bse\b", 5),
-    (r"north[\s-]*east(?:ern|erly)?|\bne\b", 7),
+    (r"north[\s-]*west(?:ern|erly)?", 1),
+    (r"south[\s-]*west(?:ern|erly)?", 3),
+    (r"south[\s-]*east(?:ern|erly)?", 5),
+    (r"north[\s-]*east(?:ern|erly)?", 7),
     (rf"\b{_FRONT}{_JOIN}left\b|\bleft{_JOIN}{_FRONT}\b", 1),
     (rf"\b{_BACK}{_JOIN}left\b|\bleft{_JOIN}{_BACK}\b", 3),
     (rf"\b{_BACK}{_JOIN}right\b|\bright{_JOIN}{_BACK}\b", 5),
@@ -188,9 +188,34 @@ _RIGHT_ADVERB = re.compile(
 )
 
 
+_LETTERS = {"n": "north", "e": "east", "s": "south", "w": "west"}
+_ABBREVIATION = re.compile(r"\b([NS])\.?([EW])\b\.?", re.IGNORECASE)
+_LETTER = re.compile(r"\b((?:from|to|towards?|in|on)\s+(?:the\s+)?)([NESW])\b(?!['’.\w])")
+_CLOCK = re.compile(
+    r"\b(?:(?:from|to|towards?|at|in|on)\s+)?(?:(?:the|my|your|our)\s+)?"
+    r"(?<![\d.])(1[0-2]|[1-9])(:30)?\s*o['’]?\s?clock\b(?:\s+(?:position|direction))?",
+    re.IGNORECASE,
+)
+
+
+def spell_out_directions(text: str) -> str:
+    """The text with compass abbreviations and hours of a clock face in words: "from the NW", "at 3 o'clock".
+
+    They become "from the northwest" and "from the east": twelve o'clock is ahead, three is to the right. A single
+    letter is one only as a capital behind "from the" and the like.
+    """
+
+    def word_of_hour(match: re.Match[str]) -> str:
+        hours = int(match[1]) + (0.5 if match[2] else 0.0)
+        return f"from the {sector_of(-math.tau * hours / 12).compass}"
+
+    text = _ABBREVIATION.sub(lambda match: _LETTERS[match[1].lower()] + _LETTERS[match[2].lower()], text)
+    return _CLOCK.sub(word_of_hour, _LETTER.sub(lambda match: match[1] + _LETTERS[match[2].lower()], text))
+
+
 def find_sector(text: str) -> Sector | None:
     """The sector that a sentence names with compass or body words, or None; the most specific word wins."""
-    lowered = _RIGHT_ADVERB.sub("", text.lower())
+    lowered = _RIGHT_ADVERB.sub("", spell_out_directions(text).lower())
     for pattern, index in _COMPILED:
         if pattern.search(lowered):
             return SECTORS[index]

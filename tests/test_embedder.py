@@ -214,6 +214,12 @@ def test_text_does_not_depend_on_its_batch(tiny):
     assert tiny.encode_text([]).shape == (0, 512)
 
 
+def test_abbreviated_directions_are_those_in_words(tiny):
+    short, long = (tiny.encode_text(f"dog barking {words}") for words in ("at 10 o'clock", "from the northwest"))
+    np.testing.assert_array_equal(short, long)
+    assert not np.allclose(long, tiny.encode_text("dog barking from the east"))
+
+
 @pytest.mark.parametrize("text", ["", "   ", 3])
 def test_no_sentence_is_refused(tiny, text):
     with pytest.raises(SalmError, match="text 0: expected a sentence"):

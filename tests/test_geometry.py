@@ -22,6 +22,7 @@ from salm.geometry import (
     rotation_about,
     sector_index,
     sector_of,
+    spell_out_directions,
     unit_vector,
     wrap_angle,
 )
@@ -224,16 +225,18 @@ def test_border_distance_of_known_azimuths():
 
 
 PHRASES = {
-    "north": ["in front of me", "straight ahead", "right in front of you", "from the north", "northern", "northwards"],
+    "north": ["in front of me", "straight ahead", "right in front of you", "from the north", "northern", "northwards",
+              "at 12 o'clock"],
     "northwest": ["north west", "NW", "north-western", "front left", "ahead and left", "ahead to the left",
-                  "in front of me to the left", "in front and slightly left", "to my left, in front", "front-left"],
+                  "in front of me to the left", "in front and slightly left", "to my left, in front", "front-left",
+                  "10 o'clock"],
     "west": ["to my left", "on the left-hand side", "westward", "from the west"],
     "southwest": ["behind me and to the left", "back-left", "left rear", "to the left, behind me", "SW", "behind left",
-                  "a dog right behind me to the left"],
-    "south": ["right behind me", "from behind", "at the back", "to the south"],
+                  "at your 7:30 o'clock", "a dog right behind me to the left"],
+    "south": ["right behind me", "from behind", "at the back", "to the south", "6 o’clock"],
     "southeast": ["behind you on the right", "to the right and behind", "south-east", "back right", "SE",
                   "on the right, behind me"],
-    "east": ["on the right", "from my right-hand side", "eastern"],
+    "east": ["on the right", "from my right-hand side", "eastern", "at 3 oclock"],
     "northeast": ["ahead to the right", "in front of me and to the right", "north east", "NE", "just right of front",
                   "a bird on the right in front", "to the right of me, in front"],
 }  # fmt: skip
@@ -254,6 +257,24 @@ def test_texts_without_direction(text):
     assert find_sector(text) is None
     with pytest.raises(DirectionError, match=r"no direction in .* expected one of north \(front\), northwest"):
         parse_sector(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dog barking from the NW", "dog barking from the northwest"),
+        ("a dog, s.w. of the house", "a dog, southwest of the house"),
+        ("rain in the E", "rain in the east"),
+        ("Siren at your 2 o'clock position.", "Siren from the northeast."),
+        ("a knock from 9 O'CLOCK", "a knock from the west"),
+        ("rain in the east", "rain in the east"),
+        ("a piano playing E and W. in the S. Bach style", "a piano playing E and W. in the S. Bach style"),
+        ("13 o'clock, one of them, from the e", "13 o'clock, one of them, from the e"),
+        ("at 4.5 o'clock", "at 4.5 o'clock"),
+    ],
+)
+def test_abbreviations_and_hours_are_spelled_out(text, expected):
+    assert spell_out_directions(text) == expected
 
 
 def test_words_of_two_sounds_are_not_one_direction():
