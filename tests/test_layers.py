@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (
-    {"salm.errors", "salm.progress", "salm.results"},
+    {"salm.errors", "salm.processor", "salm.progress", "salm.results"},
     {"salm.geometry"},
     {"salm.config", "salm.manifest", "salm.metrics"},
     {"salm.audio", "salm.text"},

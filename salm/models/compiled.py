@@ -10,9 +10,8 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from salm.errors import DependencyError
+from salm.processor import has_avx2
 
 COMPILERS = ("cc", "gcc", "clang")
 """Tried in this order, after the one named by the environment variable CC."""
@@ -29,7 +28,11 @@ def compiled_library(source: Path) -> ctypes.CDLL:
     Raises:
         DependencyError: another processor, no C compiler, or one that refuses the source.
     """
-    _check_processor()
+    if not has_avx2():
+        raise DependencyError(
+            f"precision 'int16' needs an x86-64 processor with AVX2, and this one ({platform.machine()}) is none; use "
+            "'float32' or 'bfloat16'"
+        )
     digest = hashlib.sha256(source.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
     library = cache_folder() / f"{source.stem}-{digest}.so"
     if not library.is_file():
@@ -40,15 +43,6 @@ def compiled_library(source: Path) -> ctypes.CDLL:
 def cache_folder() -> Path:
     """Where this user's compiled libraries are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salm"
-
-
-def _check_processor() -> None:
-    machine, capability = platform.machine(), torch.backends.cpu.get_cpu_capability()
-    if machine not in ("x86_64", "AMD64") or not capability.startswith("AVX"):
-        raise DependencyError(
-            f"precision 'int16' needs an x86-64 processor with AVX2, this one is {machine} ({capability}); "
-            "use 'float32' or 'bfloat16'"
-        )
 
 
 def _compile(source: Path, library: Path) -> None:

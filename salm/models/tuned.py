@@ -30,6 +30,7 @@ from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
 from salm.models.int16 import SOURCE, Int16Stage
 from salm.models.salm import SALM
+from salm.processor import has_bf16_units
 
 Precision = Literal["float32", "bfloat16", "int16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -56,7 +57,7 @@ def find_precision(name: str, device: torch.device) -> Precision:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type != "cpu":
         return "float32"
-    if _has_bf16_units():
+    if has_bf16_units():
         return "bfloat16"
     try:
         compiled_library(SOURCE)
@@ -266,13 +267,6 @@ def _known_precision(name: str) -> Precision:
         if name == precision:
             return precision
     raise ConfigError(f"unknown precision {name!r}; expected one of {', '.join(PRECISIONS)}, auto")
-
-
-def _has_bf16_units() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.11
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _can_pack(weight: Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from salm.config import from_mapping
 from salm.errors import ConfigError, DependencyError
 from salm.models.builders import build_model, named_config
+from salm.processor import has_bf16_units
 from salm.progress import progress_on_stderr
 
 PHRASING_KEYS = {"start", "export_to", "manifest", "corpora"}
@@ -75,6 +76,12 @@ def fit(arguments: list[str]) -> None:
             fixed = {"default_root_dir": run, "logger": loggers, "use_distributed_sampler": False}
             trainer: Any = super().instantiate_trainer(**fixed, **kwargs)
             trainer.callbacks.append(ModelCheckpoint(run, save_last=True, save_on_train_epoch_end=True))
+            emulated = trainer.strategy.root_device.type == "cpu" and not has_bf16_units()
+            if str(trainer.precision).startswith("bf16") and emulated:
+                sys.stderr.write(
+                    f"note: this processor has no bf16 units, so {trainer.precision} is several times slower than "
+                    "--trainer.precision 32-true\n"
+                )
             return trainer
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader forks

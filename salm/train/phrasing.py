@@ -16,6 +16,7 @@ from torch import Tensor
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, Sector, direction_prompt
 from salm.models.salm import SALM
+from salm.processor import fast_autocast
 from salm.text.captions import direction_phrase, direction_sentence, has_direction_word, spatial_caption
 from salm.text.tokenizer import Tokenizer
 from salm.train.text import TextTraining
@@ -120,7 +121,7 @@ class PhrasingBatches:
 
     @torch.no_grad()
     def _targets(self, sentences: list[str]) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             return self.teacher.encode_text(*self.tokenizer(sentences)).float()
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 from salm.errors import ConfigError
 from salm.geometry import SECTORS, Sector
 from salm.models.salm import SALM
+from salm.processor import fast_autocast
 from salm.text.captions import direction_sentence, has_direction_word, spatial_caption
 from salm.text.tokenizer import Tokenizer
 from salm.train.schedule import warmup_cosine
@@ -84,7 +85,7 @@ def embed_with_teacher(
         batch = tokenizer(
             [sentences[row] for row in rows], padding=True, truncation=True, max_length=64, return_tensors="pt"
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             hidden = teacher(**batch).last_hidden_state.float()
         mask = batch["attention_mask"][..., None]
         embeddings[rows] = functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).numpy()
@@ -186,7 +187,7 @@ def train_text_tower(
         optimizer.zero_grad(set_to_none=True)
         for rows in _by_length(sentences, 64):
             ids, mask = tokenizer([sentences[row] for row in rows])
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast_autocast():
                 predicted = model.encode_text(ids, mask)
             distance = 1 - functional.cosine_similarity(predicted.float(), targets[rows], dim=-1)
             loss = distance.sum() / len(sentences)

@@ -99,8 +99,8 @@ def test_sizes_that_are_no_whole_vectors_are_refused():
 
 def test_auto_takes_int16_where_there_are_no_bf16_units(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr("salm.models.tuned._has_bf16_units", lambda: False)
+    monkeypatch.setattr("salm.models.tuned.has_bf16_units", lambda: False)
     assert find_precision("auto", cpu) == "int16"
-    monkeypatch.setattr("salm.models.tuned._has_bf16_units", lambda: True)
+    monkeypatch.setattr("salm.models.tuned.has_bf16_units", lambda: True)
     assert find_precision("auto", cpu) == "bfloat16"
     assert find_precision("float32", cpu) == "float32"

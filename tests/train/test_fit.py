@@ -15,6 +15,7 @@ from salm.data.shards import pack_scenes
 from salm.errors import ConfigError
 from salm.models.builders import salm_tiny
 from salm.models.losses import LossWeights
+from salm.processor import has_bf16_units
 from salm.scenes.dataset_writer import simulate_dataset
 from salm.train.cli import main
 from salm.train.module import SalmTraining
@@ -29,7 +30,7 @@ def configure(dry_folder, start, tmp_path):
             "run": str(tmp_path / name),
             "trainer": {
                 "accelerator": "cpu",
-                "precision": "bf16-mixed",
+                "precision": "bf16-mixed" if has_bf16_units() else "32-true",
                 "max_epochs": epochs,
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
@@ -101,6 +102,16 @@ def test_a_training_on_scenes_made_on_its_device_is_resumed(configure, tmp_path)
     elsewhere = configure(2, "elsewhere")
     main(["fit", "--config", elsewhere])
     assert losses(tmp_path / "elsewhere") != pytest.approx(whole)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("units", [True, False])
+def test_bf16_without_units_for_it_is_noted(units, configure, monkeypatch, capsys):
+    monkeypatch.setattr("salm.train.cli.has_bf16_units", lambda: units)
+    trainer = {"precision": "bf16-mixed", "limit_val_batches": 0}
+    main(["fit", "--config", configure(1, "noted", trainer=trainer, data={"batches_per_epoch": 1})])
+    noted = "no bf16 units, so bf16-mixed is several times slower than --trainer.precision 32-true"
+    assert (noted in capsys.readouterr().err) != units
 
 
 def test_unknown_subcommand_is_refused():

@@ -1,0 +1,23 @@
+"""What this machine's processor can do fast."""
+
+import platform
+
+import torch
+
+
+def has_bf16_units() -> bool:
+    """Whether bf16 is faster than float32 here (AVX-512 BF16, AMX); elsewhere it is emulated, and far slower."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.11
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def has_avx2() -> bool:
+    """Whether this is an x86-64 processor with AVX2 and FMA."""
+    return platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+def fast_autocast() -> torch.autocast:
+    """Autocast to bf16 on a CPU that has units for it; nothing elsewhere."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bf16_units())
