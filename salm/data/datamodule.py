@@ -20,6 +20,7 @@ from salm.data.sounds import SoundBank, Teacher, read_teacher
 from salm.errors import ConfigError
 from salm.manifest import DrySound, read_dry_sounds, split_by_group
 from salm.progress import progress_on_stderr
+from salm.scenes.rooms import WALL_SPREAD
 from salm.scenes.srir_bank import SrirBank
 
 
@@ -40,6 +41,8 @@ class SceneDataModule(lightning.LightningDataModule):
         cache: folder for decoded sounds and room responses; safe to delete.
         num_rooms: simulated rooms, with three source positions each.
         rt60_s: shortest and longest reverberation time of the rooms.
+        receiver: "centre" of each room, as in the paper, or "anywhere" (`salm.scenes.rooms.sample_positions`).
+        wall_spread: how much the walls of a room differ (`salm.scenes.rooms.WALL_SPREAD`).
         mixes: kinds of training scenes, batch by batch in turn.
         batch_size: clips per batch and process. `batches_per_epoch`: an epoch is only a unit for checkpoints.
         validation_share: share of the recording groups kept for validation. `validation_clips`: their scenes.
@@ -64,6 +67,8 @@ class SceneDataModule(lightning.LightningDataModule):
         cache: str = ".cache/salm",
         num_rooms: int = 1_000,
         rt60_s: tuple[float, float] = (0.1, 0.8),
+        receiver: str = "centre",
+        wall_spread: float = WALL_SPREAD,
         mixes: Sequence[SceneMix] = (SceneMix(),),
         batch_size: int = 32,
         batches_per_epoch: int = 100,
@@ -88,6 +93,7 @@ class SceneDataModule(lightning.LightningDataModule):
             raise ConfigError("data.teacher_model: needs data.teacher, which says how its embeddings are distributed")
         self.teacher, self.teacher_model, self.cache = teacher, teacher_model, Path(cache)
         self.num_rooms, self.rt60_s, self.mixes = num_rooms, rt60_s, tuple(mixes)
+        self.receiver, self.wall_spread = receiver, wall_spread
         self.batch_size, self.batches_per_epoch, self.num_workers, self.seed = (
             batch_size, batches_per_epoch, num_workers, seed,
         )  # fmt: skip
@@ -193,11 +199,16 @@ class SceneDataModule(lightning.LightningDataModule):
 
     def _rooms(self, num_rooms: int, seed: int) -> SrirBank:
         low, high = self.rt60_s
-        stored = self.cache / f"rooms-{num_rooms}-{seed}-{low:g}-{high:g}-{SAMPLE_RATE_HZ}.npz"
+        kind = "" if self.receiver == "centre" else f"-{self.receiver}"
+        kind += "" if self.wall_spread == WALL_SPREAD else f"-walls{self.wall_spread:g}"
+        stored = self.cache / f"rooms-{num_rooms}-{seed}-{low:g}-{high:g}-{SAMPLE_RATE_HZ}{kind}.npz"
         if stored.is_file():
             return SrirBank.load(stored)
         with progress_on_stderr("simulating rooms") as progress:
-            rooms = SrirBank.simulate(num_rooms, seed=seed, rt60_range_s=self.rt60_s, progress=progress)
+            rooms = SrirBank.simulate(
+                num_rooms, seed=seed, rt60_range_s=self.rt60_s, receiver=self.receiver, wall_spread=self.wall_spread,
+                progress=progress,
+            )  # fmt: skip
         self.cache.mkdir(parents=True, exist_ok=True)
         rooms.save(stored)
         return rooms

@@ -25,6 +25,8 @@ WALL_CLEARANCE_M = 0.3
 MIN_SOURCE_DISTANCE_M = 0.7
 _MAX_ELEVATION_RAD, _ELEVATION_SPREAD_RAD = math.radians(45.0), math.radians(18.0)
 _MAX_MEAN_ABSORPTION, _ABSORPTION_RANGE = 0.9, (0.01, 0.98)
+WALL_SPREAD = 0.35
+"""How much walls differ: standard deviation of the logarithm of what each absorbs. Carpet and concrete: about 1."""
 
 _INDEX = np.arange(64) + 0.5
 DECAY_DIRECTIONS: NDArray[np.float64] = unit_vector(
@@ -113,22 +115,26 @@ class Placement:
     source_m: tuple[float, float, float]
 
 
-def sample_room(generator: np.random.Generator, rt60_range_s: tuple[float, float] = (0.1, 0.8)) -> Room:
+def sample_room(
+    generator: np.random.Generator, rt60_range_s: tuple[float, float] = (0.1, 0.8), wall_spread: float = WALL_SPREAD
+) -> Room:
     """A random room between a small office (3 x 3 x 2.4 m) and a hall (15 x 12 x 6 m).
 
     The mid-frequency reverberation time is uniform in the range; sizes that would need a mean absorption above 0.9 for
-    it are drawn again. Reverberation shortens with frequency; the six walls differ from each other.
+    it are drawn again. Reverberation shortens with frequency; the six walls differ from each other (`WALL_SPREAD`).
 
     Raises:
-        SceneError: the range is not 0.05 <= shortest <= longest <= 5 seconds.
+        SceneError: the range is not 0.05 <= shortest <= longest <= 5 seconds, or the spread is negative.
     """
+    if not 0.0 <= wall_spread < math.inf:
+        raise SceneError(f"expected a spread between walls of at least 0, got {wall_spread}")
     shortest, longest = rt60_range_s
     if not 0.05 <= shortest <= longest <= 5.0:
         raise SceneError(f"expected an RT60 range with 0.05 <= shortest <= longest <= 5 s, got {rt60_range_s}")
     rt60_s = generator.uniform(shortest, longest)
     for _ in range(1000):
         dimensions = _sample_dimensions(generator)
-        absorption = _sample_absorption(dimensions, rt60_s, generator)
+        absorption = _sample_absorption(dimensions, rt60_s, generator, wall_spread)
         if absorption is not None:
             return Room(dimensions, absorption)
     raise SceneError(f"no room of 3 to 15 m reaches RT60 {rt60_s:.2f} s; widen `rt60_range_s`, got {rt60_range_s}")
@@ -188,14 +194,14 @@ def _sample_dimensions(generator: np.random.Generator) -> tuple[float, float, fl
 
 
 def _sample_absorption(
-    dimensions_m: tuple[float, float, float], rt60_s: float, generator: np.random.Generator
+    dimensions_m: tuple[float, float, float], rt60_s: float, generator: np.random.Generator, wall_spread: float
 ) -> tuple[tuple[float, ...], ...] | None:
     """Absorption (6, 7) that gives `rt60_s` at mid frequencies within 1 %; None where the walls cannot."""
     octaves = np.log2(np.asarray(OCTAVE_BANDS_HZ) / 1000.0)
     tilt, jitter = generator.uniform(-0.18, -0.04), generator.uniform(-0.08, 0.08, octaves.size)
     shape = np.exp(tilt * octaves + jitter)
     bands_s = rt60_s * shape / shape[2:4].mean()
-    walls = np.exp(generator.normal(0.0, 0.35, (len(WALLS), 1)))
+    walls = np.exp(generator.normal(0.0, wall_spread, (len(WALLS), 1)))
     areas = Room.uniform(dimensions_m, 0.5).wall_areas_m2
     loss = _SABINE_S_M * math.prod(dimensions_m) / areas.sum() / bands_s * walls / walls.mean()
     for _ in range(8):

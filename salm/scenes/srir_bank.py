@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm.errors import SceneError
-from salm.scenes.rooms import Room, sample_positions, sample_room
+from salm.scenes.rooms import WALL_SPREAD, Room, sample_positions, sample_room
 from salm.scenes.srir import Srir, simulate_srir
 
 
@@ -66,6 +66,7 @@ class SrirBank:
         sample_rate: int = 24000,
         rt60_range_s: tuple[float, float] = (0.1, 0.8),
         receiver: str = "centre",
+        wall_spread: float = WALL_SPREAD,
         workers: int = 1,
         dtype: str = "float16",
         progress: Callable[[int, int], None] | None = None,
@@ -76,6 +77,7 @@ class SrirBank:
         of a larger bank.
 
         Args:
+            receiver: see `sample_positions`. `wall_spread`: see `sample_room`.
             workers: processes; with 1 everything runs in this one.
             dtype: "float16" halves the memory; its rounding error is 66 dB under each sample.
             progress: called with the number of finished rooms and `num_rooms`.
@@ -87,7 +89,7 @@ class SrirBank:
             raise SceneError(f"expected at least one room and position, got {num_rooms} and {positions_per_room}")
         job = partial(
             _simulate_room, seed=seed, count=positions_per_room, sample_rate=sample_rate, rt60_range_s=rt60_range_s,
-            receiver=receiver, dtype=dtype,
+            receiver=receiver, wall_spread=wall_spread, dtype=dtype,
         )  # fmt: skip
         srirs: list[Srir] = []
         for done, of_room in enumerate(_run(job, num_rooms, workers), start=1):
@@ -163,11 +165,19 @@ def _run(job: Callable[[int], list[Srir]], num_rooms: int, workers: int) -> Iter
 
 
 def _simulate_room(
-    index: int, *, seed: int, count: int, sample_rate: int, rt60_range_s: tuple[float, float], receiver: str, dtype: str
+    index: int,
+    *,
+    seed: int,
+    count: int,
+    sample_rate: int,
+    rt60_range_s: tuple[float, float],
+    receiver: str,
+    wall_spread: float,
+    dtype: str,
 ) -> list[Srir]:
     """The responses of room `index` of the bank with this seed, rounded to `dtype`."""
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
-    room = sample_room(generator, rt60_range_s)
+    room = sample_room(generator, rt60_range_s, wall_spread)
     srirs = [
         simulate_srir(room, place.source_m, place.receiver_m, sample_rate, generator=generator)
         for place in sample_positions(room, generator, count, receiver)
