@@ -63,6 +63,17 @@ def test_same_seed_same_room():
     assert sample_room(np.random.default_rng(5)) == sample_room(np.random.default_rng(5))
 
 
+def test_walls_differ_as_much_as_is_asked():
+    def spread(asked: float) -> float:
+        generator = np.random.default_rng(3)
+        walls = [np.array(sample_room(generator, (0.4, 0.8), asked).absorption)[:, 3] for _ in range(30)]
+        return float(np.mean([np.log(-np.log(1 - wall)).std(ddof=1) for wall in walls]))
+
+    assert spread(0.0) == pytest.approx(0.0, abs=1e-9)
+    assert spread(0.35) == pytest.approx(0.35, rel=0.2)
+    assert spread(1.0) == pytest.approx(1.0, rel=0.2)
+
+
 @pytest.mark.parametrize("receiver", ["centre", "anywhere"])
 def test_sources_stand_in_the_room_and_all_around(rooms, receiver):
     generator = np.random.default_rng(1)
@@ -94,6 +105,7 @@ def test_sources_stand_in_the_room_and_all_around(rooms, receiver):
         (lambda: Room.uniform((3.0, math.nan, 2.4), 0.2), "dimensions"),
         (lambda: Room.uniform((3.0, 3.0, 2.4), 1.5), r"absorption in \(0, 1\]"),
         (lambda: sample_room(np.random.default_rng(0), (0.8, 0.1)), "RT60 range"),
+        (lambda: sample_room(np.random.default_rng(0), wall_spread=-0.1), "spread between walls of at least 0"),
         (lambda: sample_positions(Room.uniform((1.5, 3.0, 2.4), 0.2), np.random.default_rng(0)), "too small"),
         (lambda: sample_positions(Room.uniform((3.0, 3.0, 2.4), 0.2), np.random.default_rng(0), 1, "corner"), "centre"),
     ],

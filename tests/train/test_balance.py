@@ -54,6 +54,12 @@ def test_the_best_searches_decide(monkeypatch):
     assert backwards.spatial == 0.0
 
 
+def test_the_smallest_of_equally_good_weights_is_taken():
+    found = chosen(heard(certainty=0.3))
+    as_good = [weight for (_, weight), trial in found.trials.items() if trial.search == 1.0 and trial.direction == 1.0]
+    assert found.weight == min(as_good) < max(as_good)
+
+
 def test_doubtful_scenes_are_found_only_by_the_calibration():
     """A sound that is recognised with 0.3 comes after a certain one from elsewhere if s is below 0.7."""
     scenes = heard(certainty=0.3)
