@@ -35,6 +35,7 @@ from salm.geometry import SECTORS, direction_prompt, sector_of
 from salm.models.builders import build_model, salm_small
 from salm.models.losses import contrastive_loss
 from salm.models.salm import SALM
+from salm.processor import fast_autocast
 from salm.progress import progress_on_stderr
 from salm.text.captions import has_direction_word, spatial_caption
 from salm.text.tokenizer import Tokenizer
@@ -143,7 +144,7 @@ def meet(
     for step, both in zip(range(training.num_steps), batches, strict=False):
         rate = warmup_cosine(step, warmup_steps=warmup_steps, total_steps=training.num_steps)
         optimizer.param_groups[0]["lr"] = training.learning_rate * rate
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             first, second = (model.encode_text(*tokenizer(texts)) for texts in both)
         loss = contrastive_loss(first, second, SCALE, targets="instance")
         optimizer.zero_grad()

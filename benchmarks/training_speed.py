@@ -22,6 +22,7 @@ from salm.data.datamodule import SceneDataModule
 from salm.data.dataset import Example, SceneDataset
 from salm.data.scene_mix import SceneMix
 from salm.models.builders import build_model, salm_small
+from salm.processor import fast_autocast
 
 MIX = SceneMix(num_sounds=4, level_dbfs=(-40, -15), tilt_deg=20)
 
@@ -103,7 +104,7 @@ def training_step() -> Callable[[Example], None]:
     torch.set_flush_denormal(True)
 
     def step(batch: Example) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             loss = torch.stack([tokens.float().square().mean() for tokens in encoder(batch.features)]).sum()
         loss.backward()
         encoder.zero_grad()

@@ -190,7 +190,8 @@ _RIGHT_ADVERB = re.compile(
 
 _LETTERS = {"n": "north", "e": "east", "s": "south", "w": "west"}
 _ABBREVIATION = re.compile(r"\b([NS])\.?([EW])\b\.?", re.IGNORECASE)
-_LETTER = re.compile(r"\b((?:from|to|towards?|in|on)\s+(?:the\s+)?)([NESW])\b(?!['’.\w])")
+# Not the keys and strings of music: "in E minor", "on the E string".
+_LETTER = re.compile(r"\b((?:from|to|towards?|in)\s+the\s+)([NESW])(?=[.!?]?\s*$|[,;:)]|\s+of\b)")
 _CLOCK = re.compile(
     r"\b(?:(?:from|to|towards?|at|in|on)\s+)?(?:(?:the|my|your|our)\s+)?"
     r"(?<![\d.])(1[0-2]|[1-9])(:30)?\s*o['’]?\s?clock\b(?:\s+(?:position|direction))?",
@@ -202,7 +203,7 @@ def spell_out_directions(text: str) -> str:
     """The text with compass abbreviations and hours of a clock face in words: "from the NW", "at 3 o'clock".
 
     They become "from the northwest" and "from the east": twelve o'clock is ahead, three is to the right. A single
-    letter is one only as a capital behind "from the" and the like.
+    letter is one only as a capital between "from the" or the like and the end of a clause.
     """
 
     def word_of_hour(match: re.Match[str]) -> str:

@@ -220,6 +220,12 @@ def test_abbreviated_directions_are_those_in_words(tiny):
     assert not np.allclose(long, tiny.encode_text("dog barking from the east"))
 
 
+def test_an_hour_is_edited_as_its_sectors_prompt(tiny, files):
+    parts = tiny.encode_audio_parts(files[0])
+    hour, word = (tiny.edit_direction(parts, direction) for direction in ("3 o'clock", "east"))
+    np.testing.assert_array_equal(hour, word)
+
+
 @pytest.mark.parametrize("text", ["", "   ", 3])
 def test_no_sentence_is_refused(tiny, text):
     with pytest.raises(SalmError, match="text 0: expected a sentence"):

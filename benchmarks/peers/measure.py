@@ -25,11 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-PRECISIONS = ("fp32", "autocast", "bf16", "int16")
-"""fp32; bf16 by torch.autocast; weights and activations in bf16 (weights cast once, when the encoder is loaded); matrix
-products of 16-bit integers (SALM's alone)."""
-TORCH_PRECISIONS = PRECISIONS[:3]
-"""What every peer can do."""
+TORCH_PRECISIONS = ("fp32", "autocast", "bf16")
+"""What every peer can do: fp32; bf16 by torch.autocast; weights and activations in bf16 (weights cast once, when the
+encoder is loaded). SALM alone has int16, matrix products of 16-bit integers."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def find_precision(name: str, device: torch.device) -> Precision:
         ConfigError: unknown name.
     """
     if name != "auto":
-        return _known_precision(name)
+        return _known_precision(name, also=", auto")
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type != "cpu":
@@ -262,11 +262,11 @@ def _keep_freed_memory() -> None:
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)
 
 
-def _known_precision(name: str) -> Precision:
+def _known_precision(name: str, also: str = "") -> Precision:
     for precision in PRECISIONS:
         if name == precision:
             return precision
-    raise ConfigError(f"unknown precision {name!r}; expected one of {', '.join(PRECISIONS)}, auto")
+    raise ConfigError(f"unknown precision {name!r}; expected one of {', '.join(PRECISIONS)}{also}")
 
 
 def _can_pack(weight: Tensor) -> bool:

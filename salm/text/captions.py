@@ -10,7 +10,14 @@ import re
 
 import numpy as np
 
-from salm.geometry import Sector, direction_prompt, find_elevation, find_sector, sector_of
+from salm.geometry import (
+    Sector,
+    direction_prompt,
+    find_elevation,
+    find_sector,
+    sector_of,
+    spell_out_directions,
+)
 
 COMPASS_SHARE = 0.6
 """Share of the sentences that use compass words; the others use words of the body."""
@@ -81,7 +88,7 @@ _DIRECTION_FORMS = (
 _MID_SHARE = 0.15  # of the sentences that start "A dog is ...": "A dog in the northwest is ..."
 
 _WORD = (
-    r"(?:(?:north|south)[\s-]*(?:east|west)(?:ern|erly)?|(?:north|south|east|west)(?:ern|erly)?|nw|sw|se|ne"
+    r"(?:(?:north|south)[\s-]*(?:east|west)(?:ern|erly)?|(?:north|south|east|west)(?:ern|erly)?"
     r"|(?:front|back|rear|left|right)(?:[\s-]+(?:left|right|front|back|rear))?|ahead|forward|behind)"
 )
 _ARTICLE = r"(?:(?:the|a|my|your)\s+)?"
@@ -153,7 +160,7 @@ def strip_direction(sentence: str) -> str:
 
     What is left names no sector; it is empty where the sentence held nothing else.
     """
-    text = sentence
+    text = spell_out_directions(sentence)
     for pattern in _STRIP:
         text = pattern.sub("", text)
     text = re.sub(r"\s+([.,;:])", r"\1", re.sub(r"\s{2,}", " ", text)).strip(" ,;:-")

@@ -65,6 +65,7 @@ def test_one_clip_is_the_same_on_any_number_of_threads():
 
 
 def test_silent_tokens_stay_finite():
+    torch.manual_seed(0)
     stage = SwinStage(width=16, depth=2, num_heads=2, side=8, window=8, merge=True).eval()
     tokens = torch.zeros(1, 64, 16)
     with torch.inference_mode():

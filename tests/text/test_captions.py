@@ -89,10 +89,14 @@ def test_elevation_of_the_caption_is_not_contradicted():
         ("A dog in the northwest is barking", "A dog is barking"),
         ("dog barking", "dog barking"),
         ("from behind", ""),
+        ("a dog barks in the NW", "a dog barks"),
+        ("A dog barks at 3 o'clock.", "A dog barks."),
+        ("10 o'clock", ""),
     ],
 )
 def test_strip_direction(text, expected):
     assert strip_direction(text) == expected
+    assert find_sector(expected) is None
 
 
 def test_has_direction_word():
