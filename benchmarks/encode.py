@@ -40,7 +40,7 @@ ENCODERS = {
 SAME_WEIGHTS = ("clap-size", "transformers", "laion-clap")
 PEERS = ("transformers", "laion-clap")
 STAGES = ("all", "model")
-PRECISIONS = ("fp32", "autocast", "bf16", "int16")
+PRECISIONS = ("fp32", "autocast", "bf16", "int8", "int16")
 CLIP_S, RATE_HZ, CLAP_RATE_HZ = 10, 24_000, 48_000
 NUM_CLIPS = 8
 
@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument(
         "--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS),
-        help="autocast: torch.autocast to bf16; bf16: weights cast once; int16: SALM's alone",
+        help="autocast: torch.autocast to bf16; bf16: weights cast once; int8, int16: SALM's alone",
     )  # fmt: skip
     parser.add_argument("--repetitions", type=int, default=3, help="after one as warm-up")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

@@ -1,7 +1,7 @@
 """What a faster precision costs: cosine to float32's vectors, and retrieval with both, on the frozen test scenes.
 
     python benchmarks/precision.py .cache/benchmarks/centre-v1 > precision.json      # about 5 minutes on 2 idle cores
-    python benchmarks/precision.py .cache/benchmarks/centre-v1 --precision int16 > precision_int16.json
+    python benchmarks/precision.py .cache/benchmarks/centre-v1 --precision int8 > precision_int8.json
 
 Bars: no cosine below 0.999, no rank-1 score changed by more than 0.5 % of the queries. `first hit changed` is stricter:
 the share of queries whose first hit is another scene, be it as right as before or not. JSON goes to stdout.
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("scenes", type=Path, help="folder of frozen_scenes.py, or a scene manifest")
     parser.add_argument("--model", default="salm-small", help="what salm.load takes")
     parser.add_argument("--labels", type=Path, help="labels to ask for, one a line; by default the frequent ones")
-    parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "int16"))
+    parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "int8", "int16"))
     arguments = parser.parse_args()
     galleries = {}
     for precision in ("float32", arguments.precision):

@@ -53,9 +53,10 @@ class Embedder:
         checkpoint: model, configuration and tokenizer.
         device: such as "cpu" or "cuda"; by default a GPU if there is one.
         precision: of the audio tower's transformer. "bfloat16" is faster where the processor has units for it
-            (AVX-512 BF16, AMX, GPUs) and slower elsewhere; "int16" is faster on x86-64 processors with AVX2, and needs
-            a C compiler once (`salm.models.int16`); "auto" is the fastest that can be had. Their vectors have a cosine
-            above 0.999 to the default's, so that all kinds may share an index.
+            (AVX-512 BF16, AMX, GPUs) and slower elsewhere; "int8" is the fastest on x86-64 processors with AVX-512
+            VNNI, "int16" on others with AVX2, and both need a C compiler once (`salm.models.integer`); "auto" is the
+            fastest that can be had. Their vectors have a cosine above 0.999 to the default's, so that all kinds may
+            share an index.
     """
 
     def __init__(
@@ -351,7 +352,7 @@ def load(
     Raises:
         CheckpointError: there is no such model, or its files are damaged.
         ConfigError: there is no such device or precision.
-        DependencyError: precision "int16" cannot be had on this machine.
+        DependencyError: precision "int8" or "int16" cannot be had on this machine.
     """
     return Embedder(load_checkpoint(find_checkpoint(name_or_path)), device, precision)
 

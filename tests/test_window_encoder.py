@@ -41,7 +41,7 @@ def test_an_error_comes_through_and_leaves_the_threads(two_threads):
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int16"])
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "int16"])
 def test_vectors_are_those_of_float32_but_for_rounding(precision, tiny_checkpoint, make_scene):
     clips = [make_scene(3.0, 50.0 * number, number) for number in range(3)]
     exact = load(tiny_checkpoint)
@@ -62,5 +62,7 @@ def test_vectors_are_those_of_float32_but_for_rounding(precision, tiny_checkpoin
 
 
 def test_unknown_precision_is_refused(tiny_checkpoint):
-    with pytest.raises(ConfigError, match="unknown precision 'half'; expected one of float32, bfloat16, int16, auto"):
+    with pytest.raises(
+        ConfigError, match="unknown precision 'half'; expected one of float32, bfloat16, int8, int16, auto"
+    ):
         load(tiny_checkpoint, precision="half")

@@ -27,7 +27,7 @@ import torch
 
 TORCH_PRECISIONS = ("fp32", "autocast", "bf16")
 """What every peer can do: fp32; bf16 by torch.autocast; weights and activations in bf16 (weights cast once, when the
-encoder is loaded). SALM alone has int16, matrix products of 16-bit integers."""
+encoder is loaded). SALM alone has int8 and int16, matrix products of integers."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from salm.models.audio_encoder import MapNorm
 from salm.models.builders import build_model, named_config
 from salm.models.htsat import HTSAT, fold_image, stretch_time
 from salm.models.salm import Projection
-from salm.models.tuned import Precision, tuned_branch, tuned_model
+from salm.models.tuned import INTEGER_BITS, Precision, tuned_branch, tuned_model
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
 from salm.window_encoder import map_on_threads
@@ -27,7 +27,7 @@ from salm.window_encoder import map_on_threads
 CLAP_FEATURES = FeatureConfig(sample_rate_hz=48_000, hop_samples=480, min_frequency_hz=50.0, max_frequency_hz=14_000.0)
 SMALL_TEXT = TextEncoderConfig(vocabulary_size=100, width=32, depth=1, num_heads=2, hidden_width=32, max_tokens=8)
 """The text tower takes no part here, and would hide the audio tower's memory."""
-PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16", "int16": "int16"}
+PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8", "int16": "int16"}
 
 
 def load(settings: Settings) -> Encoder:
@@ -49,7 +49,7 @@ def clap_size(settings: Settings) -> Encoder:
         part.to(settings.device)
     branch = tuned_branch(htsat, PRECISIONS[settings.precision])
     mel_weights = torch.from_numpy(np.load(settings.folder / "clap_mels.npy").astype(np.float32))
-    extractor = FeatureExtractor(CLAP_FEATURES, mel_weights).to(settings.device)
+    extractor = FeatureExtractor(CLAP_FEATURES, mel_weights, compiled_for=compiled_for(settings)).to(settings.device)
 
     def embed(logmel: torch.Tensor) -> torch.Tensor:
         # `ClapTowers.embed_audio` in its steps.
@@ -70,12 +70,17 @@ def dual_encoder(settings: Settings) -> Encoder:
         torch.manual_seed(0)  # the same weights in every precision
         model, features = build_model(config).eval(), config.features
     tuned = tuned_model(model.to(settings.device), PRECISIONS[settings.precision])
-    extractor = FeatureExtractor(features).to(settings.device)
+    extractor = FeatureExtractor(features, compiled_for=compiled_for(settings)).to(settings.device)
     return _encoder(
         "clips_24k.npy",
         lambda clips: extractor(torch.from_numpy(clips).to(settings.device)),
         lambda maps: tuned.encode_audio(maps).joint,
     )
+
+
+def compiled_for(settings: Settings) -> str | None:
+    """As `WindowEncoder` has it."""
+    return settings.precision if PRECISIONS[settings.precision] in INTEGER_BITS else None
 
 
 def _encoder(

@@ -11,7 +11,7 @@ What differs from the training path of `salm.models.htsat`:
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
 Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
-"int16" the transformer's matrix products are those of `salm.models.int16`.
+"int8" and "int16" the transformer's stages are those of `salm.models.integer`.
 """
 
 from copy import copy, deepcopy
@@ -25,17 +25,17 @@ from torch.nn import functional
 
 from salm.errors import ConfigError, DependencyError
 from salm.models.audio_encoder import AudioEncoder
-from salm.models.compiled import compiled_library
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
-from salm.models.int16 import SOURCE, Int16Stage
+from salm.models.integer import IntegerStage, integer_library
 from salm.models.salm import SALM
-from salm.processor import has_bf16_units
+from salm.processor import has_amx, has_bf16_units
 
-Precision = Literal["float32", "bfloat16", "int16"]
+Precision = Literal["float32", "bfloat16", "int8", "int16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int16": torch.float32}
+DTYPES = {name: torch.bfloat16 if name == "bfloat16" else torch.float32 for name in PRECISIONS}
 """Of all that is not a matrix product of integers."""
+INTEGER_BITS: dict[Precision, int] = {"int8": 8, "int16": 16}
 PrecisionName = Precision | Literal["auto"]
 """What users may name, see `find_precision`."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -46,7 +46,10 @@ _KEPT_BYTES = 31 << 20
 
 
 def find_precision(name: str, device: torch.device) -> Precision:
-    """The named precision; "auto" is the fastest: bfloat16 where the device has units for it, else int16 if possible.
+    """The named precision; "auto" is the fastest that can be had here.
+
+    On CPUs: bfloat16 where there is AMX, else int8, else bfloat16 where there are units for it, else int16, else
+    float32. On GPUs: bfloat16 where there are units for it, else float32.
 
     Raises:
         ConfigError: unknown name.
@@ -57,13 +60,17 @@ def find_precision(name: str, device: torch.device) -> Precision:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type != "cpu":
         return "float32"
-    if has_bf16_units():
-        return "bfloat16"
-    try:
-        compiled_library(SOURCE)
-    except DependencyError:
-        return "float32"
-    return "int16"
+    fast: Precision = "bfloat16" if has_bf16_units() else "float32"
+    if has_amx():
+        return fast
+    for precision, bits in INTEGER_BITS.items():
+        if precision == "int8" or fast == "float32":
+            try:
+                integer_library(bits)
+            except DependencyError:
+                continue
+            return precision
+    return fast
 
 
 def tuned_model(model: SALM, precision: Precision = "float32") -> SALM:
@@ -97,7 +104,8 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
 def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT:
     """One branch, see `tuned_model`; its final tokens are float32 in any precision."""
     dtype = DTYPES[_known_precision(precision)]
-    tuned_stage = Int16Stage if precision == "int16" else partial(TunedStage, dtype=dtype)
+    bits = INTEGER_BITS.get(precision)
+    tuned_stage = partial(TunedStage, dtype=dtype) if bits is None else partial(IntegerStage, bits=bits)
     _keep_freed_memory()
     with torch.no_grad():
         tuned = _shallow(branch)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from salm.audio.features import LOG_MEL_FLOOR_DB, FeatureExtractor, mel_filterbank
 from salm.config import FeatureConfig
-from salm.errors import AudioFormatError, ConfigError
+from salm.errors import AudioFormatError, ConfigError, DependencyError
 from salm.geometry import encode_plane_wave, unit_vector
 
 
@@ -64,6 +65,33 @@ def test_a_batch_is_its_clips_one_by_one(extract):
 def test_mono_gives_the_map_of_w(extract):
     foa = noise(4)
     torch.testing.assert_close(extract(foa[:, :1])[:, 0], extract(foa)[:, 0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [601, 24_000, 240_000])
+def test_compiled_maps_are_the_same(extract, samples):
+    try:
+        compiled = FeatureExtractor(compiled_for="the test")
+    except DependencyError as error:
+        pytest.skip(str(error))
+    for channels in (1, 4):
+        sound = noise(channels, samples) * torch.logspace(-4, 0, samples)
+        sound[..., samples // 2 : samples // 2 + 300] = 0.0
+        expected, maps = extract(sound), compiled(sound)
+        torch.testing.assert_close(maps[:, :channels], expected[:, :channels], atol=1e-3, rtol=0)  # dB
+        torch.testing.assert_close(maps[:, channels:], expected[:, channels:], atol=1e-6, rtol=0)
+        assert not torch.equal(maps, expected)
+    torch.testing.assert_close(compiled(torch.zeros(1, 4, 1200)), extract(torch.zeros(1, 4, 1200)))
+
+
+def test_compiled_maps_of_another_filterbank(extract):
+    weights = torch.zeros(513, 5)
+    weights[512, 0] = weights[0, 2] = weights[500:, 3] = weights[:, 4] = 1.0  # the ends, all bins, and a silent filter
+    config = replace(FeatureConfig(), num_mels=5)
+    try:
+        compiled = FeatureExtractor(config, weights, compiled_for="the test")
+    except DependencyError as error:
+        pytest.skip(str(error))
+    torch.testing.assert_close(compiled(noise(4)), FeatureExtractor(config, weights)(noise(4)), atol=1e-3, rtol=1e-4)
 
 
 def test_filterbank_against_transformers():

@@ -99,5 +99,5 @@ def test_packed_linear_and_what_follows_it(dtype, packs, monkeypatch):
 
 
 def test_unknown_precision_is_refused(branch):
-    with pytest.raises(ConfigError, match="unknown precision 'int8'; expected one of float32, bfloat16, int16$"):
-        tuned_branch(branch, "int8")
+    with pytest.raises(ConfigError, match="unknown precision 'int4'; expected one of float32, bfloat16, int8, int16$"):
+        tuned_branch(branch, "int4")

@@ -3,7 +3,6 @@
 import ctypes
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -11,32 +10,34 @@ from functools import lru_cache
 from pathlib import Path
 
 from salm.errors import DependencyError
-from salm.processor import has_avx2
 
 COMPILERS = ("cc", "gcc", "clang")
 """Tried in this order, after the one named by the environment variable CC."""
-FLAGS = ("-O3", "-std=c11", "-mavx2", "-mfma", "-fPIC", "-shared")
+FLAGS = ("-O3", "-std=c11", "-fPIC", "-shared")
+AVX2 = ("-mavx2", "-mfma")
+AVX512_VNNI = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
+"""Flags for processors with these instructions, see `salm.processor`."""
 
 
 @lru_cache
-def compiled_library(source: Path) -> ctypes.CDLL:
-    """The shared library of a C source for x86-64 with AVX2 and FMA.
+def compiled_library(source: Path, flags: tuple[str, ...], needed_for: str) -> ctypes.CDLL:
+    """The shared library of a C source.
 
     The first call on a machine takes seconds; what it makes lies in `$XDG_CACHE_HOME/salm` (`~/.cache/salm`), named by
     source and flags, and appears there whole.
 
+    Args:
+        source: the C file.
+        flags: for the compiler, beside `FLAGS`: what this processor's instructions are.
+        needed_for: what asks for it, for messages: "precision 'int8'".
+
     Raises:
-        DependencyError: another processor, no C compiler, or one that refuses the source.
+        DependencyError: no C compiler, one that refuses the source, or no place for the library.
     """
-    if not has_avx2():
-        raise DependencyError(
-            f"precision 'int16' needs an x86-64 processor with AVX2, and this one ({platform.machine()}) is none; use "
-            "'float32' or 'bfloat16'"
-        )
-    digest = hashlib.sha256(source.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(source.read_bytes() + " ".join(FLAGS + flags).encode()).hexdigest()[:16]
     library = cache_folder() / f"{source.stem}-{digest}.so"
     if not library.is_file():
-        _compile(source, library)
+        _compile(source, flags, library, needed_for)
     return ctypes.CDLL(str(library))
 
 
@@ -45,18 +46,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salm"
 
 
-def _compile(source: Path, library: Path) -> None:
+def _compile(source: Path, flags: tuple[str, ...], library: Path, needed_for: str) -> None:
     compiler = next(filter(None, map(shutil.which, filter(None, [os.environ.get("CC"), *COMPILERS]))), None)
     if compiler is None:
         raise DependencyError(
-            f"precision 'int16' compiles {source.name} on its first use, but there is no C compiler; install one (on "
+            f"{needed_for} compiles {source.name} on its first use, but there is no C compiler; install one (on "
             "Debian: gcc and libc6-dev), name it in the environment variable CC, or use 'float32' or 'bfloat16'"
         )
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
-            command = [compiler, *FLAGS, str(source), "-o", str(made), "-lm"]
+            command = [compiler, *FLAGS, *flags, str(source), "-o", str(made), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
@@ -68,6 +69,6 @@ def _compile(source: Path, library: Path) -> None:
             made.replace(library)
     except OSError as error:
         raise DependencyError(
-            f"{library.parent}: the library of precision 'int16' could not be kept there ({error}); name a folder that "
+            f"{library.parent}: the library of {needed_for} could not be kept there ({error}); name a folder that "
             "can be written in the environment variable XDG_CACHE_HOME"
         ) from error

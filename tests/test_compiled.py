@@ -5,10 +5,14 @@ import os
 import pytest
 import torch
 
+from salm import compiled
 from salm.errors import DependencyError
-from salm.models import compiled
-from salm.models.compiled import compiled_library
 from salm.models.tuned import find_precision
+
+
+def compiled_library(source):
+    return compiled.compiled_library(source, ("-O1",), "the test")
+
 
 TWICE = "int twice(int number) { return 2 * number; }\n"
 
@@ -18,9 +22,9 @@ def source(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "twice.c"
     path.write_text(TWICE)
-    compiled_library.cache_clear()
+    compiled.compiled_library.cache_clear()
     yield path
-    compiled_library.cache_clear()
+    compiled.compiled_library.cache_clear()
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def compiler(source):
         compiled_library(source)
     except DependencyError as error:
         pytest.skip(str(error))
-    compiled_library.cache_clear()
+    compiled.compiled_library.cache_clear()
 
 
 def test_library_is_made_once_and_anew_for_another_source(compiler, source, monkeypatch):
@@ -39,7 +43,7 @@ def test_library_is_made_once_and_anew_for_another_source(compiler, source, monk
     assert compiled_library(source).twice(21) == 42
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
-    compiled_library.cache_clear()
+    compiled.compiled_library.cache_clear()
     source.write_text(TWICE.replace("2 *", "3 *"))
     assert compiled_library(source).twice(21) == 63
     assert len(list(folder.iterdir())) == 2 and first.is_file()
@@ -61,18 +65,13 @@ def test_folder_that_cannot_be_written_is_named(compiler, source, tmp_path, monk
 
 
 def test_a_machine_without_a_compiler_says_what_to_install_and_auto_does_without(source, monkeypatch):
-    monkeypatch.setattr(compiled, "has_avx2", lambda: True)
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    with pytest.raises(DependencyError, match=r"compiles twice\.c on its first use.*gcc and libc6-dev.*'float32'"):
+    with pytest.raises(
+        DependencyError, match=r"the test compiles twice\.c on its first use.*gcc and libc6-dev.*'float32'"
+    ):
         compiled_library(source)
     monkeypatch.setattr("salm.models.tuned.has_bf16_units", lambda: False)
     assert find_precision("auto", torch.device("cpu")) == "float32"
-
-
-def test_other_processors_are_refused(source, monkeypatch):
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    with pytest.raises(DependencyError, match=r"needs an x86-64 processor .* \(aarch64\) is none; use 'float32'"):
-        compiled_library(source)
 
 
 def test_cache_lies_in_the_home_folder_unless_told(monkeypatch):

@@ -1,0 +1,258 @@
+"""Stages of a branch with matrix products of integers: the fastest on x86-64 processors.
+
+8 bits are for processors with AVX-512 VNNI, which multiply and add four times as many 8-bit integers as floats in a
+cycle, and twice as many as bf16 numbers. 16 bits are for those that have AVX2 alone: they multiply twice as many
+16-bit integers as floats, and only emulate bf16.
+
+The inputs of each matrix product are rounded token by token: their largest magnitude becomes 127, or 4,095 (13 bits).
+The weights are rounded output by output, to -127 to 127 or to as many bits as fit: no sum can leave 32 bits, whatever
+the inputs are, which leaves 15 bits to rows of 96 weights and about 10 to rows of 3,072. Attention rounds queries, keys
+and values in the same way, and probabilities to 1/255 or 1/4,095 of the row's largest. All else is float32.
+
+The arithmetic is in `swin_integer.c`, which is compiled on first use (`salm.compiled`).
+"""
+
+import ctypes
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from salm.compiled import AVX2, AVX512_VNNI, compiled_library
+from salm.errors import ConfigError, DependencyError
+from salm.models.htsat import PatchMerging, SwinBlock, SwinStage, merging_order, window_order
+from salm.processor import has_avx2, has_vnni
+
+SOURCE = Path(__file__).with_name("swin_integer.c")
+LARGEST_SUM = 2**31 - 1
+PANEL, LANES = 16, 8
+"""Outputs that are computed together, and floats of a vector: sizes are padded to multiples of them."""
+
+
+@dataclass(frozen=True)
+class Integers:
+    """How the factors of a matrix product are rounded.
+
+    Attributes:
+        largest_input, largest_weight: their magnitudes at most.
+        added: to each input, so that it has no sign.
+        group: products that one instruction sums.
+        dtype: of the weights.
+    """
+
+    largest_input: int
+    largest_weight: int
+    added: int
+    group: int
+    dtype: torch.dtype
+
+
+INTEGERS = {
+    8: Integers(largest_input=127, largest_weight=127, added=128, group=4, dtype=torch.int8),
+    16: Integers(largest_input=4095, largest_weight=2**15 - 1, added=0, group=2, dtype=torch.int16),
+}
+
+
+def integer_library(bits: int) -> ctypes.CDLL:
+    """The compiled `swin_integer.c`.
+
+    Raises:
+        DependencyError: this processor lacks the instructions, or see `compiled_library`.
+    """
+    if not (has_vnni() if bits == 8 else has_avx2()):
+        instructions, other = ("AVX-512 VNNI", ", 'int16'") if bits == 8 else ("AVX2", "")
+        raise DependencyError(
+            f"precision 'int{bits}' needs an x86-64 processor with {instructions}, and this one "
+            f"({platform.machine()}) is none; use 'float32'{other} or 'bfloat16'"
+        )
+    flags = (*(AVX512_VNNI if bits == 8 else AVX2), f"-DBITS={bits}")
+    library = compiled_library(SOURCE, flags, f"precision 'int{bits}'")
+    clips_and_threads = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int)
+    library.salm_block.argtypes = [ctypes.POINTER(_Block), ctypes.c_void_p, *clips_and_threads]
+    library.salm_merge.argtypes = [ctypes.POINTER(_Merge), *2 * (ctypes.c_void_p,), *clips_and_threads]
+    return library
+
+
+class IntegerStage(nn.Module):
+    """`SwinStage` for inference on a CPU.
+
+    Args:
+        stage: whose weights are taken.
+        bits: of the integers, 8 or 16.
+
+    Raises:
+        ConfigError: the stage is on a GPU, or its widths or windows do not fit.
+        DependencyError: see `integer_library`.
+    """
+
+    def __init__(self, stage: SwinStage, bits: int) -> None:
+        super().__init__()
+        self._library = integer_library(bits)
+        self._blocks = [_packed_block(block, bits) for block in stage.blocks]  # type: ignore[arg-type]
+        self._merge = None if stage.downsample is None else _packed_merge(stage.downsample, bits)
+
+    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch out_tokens out_width"]:
+        clips, parallel, threads = len(tokens), torch_threads(), torch.get_num_threads()
+        tokens = tokens.clone(memory_format=torch.contiguous_format)  # the blocks work in place
+        for block in self._blocks:
+            done = self._library.salm_block(ctypes.byref(block), _pointer(tokens), clips, parallel, threads)
+            _check_memory(done)
+        if self._merge is None:
+            return tokens
+        merged = tokens.new_empty(clips, self._merge.out_tokens, 2 * self._merge.width)
+        images = _pointer(tokens), _pointer(merged)
+        _check_memory(self._library.salm_merge(ctypes.byref(self._merge), *images, clips, parallel, threads))
+        return merged
+
+
+@lru_cache
+def torch_threads() -> ctypes.c_void_p:
+    """The function by which torch's own OpenMP runs others on its threads; nothing where torch has another way.
+
+    Threads of Python's or of another OpenMP would find torch's still waiting for work on their cores, for milliseconds.
+    """
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p)
+    except (OSError, AttributeError):
+        return ctypes.c_void_p()
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _check_memory(done: int) -> None:
+    if not done:
+        raise MemoryError("not enough memory for a block of the audio tower")
+
+
+class _Structure(ctypes.Structure):
+    """A structure of `swin_integer.c`; tensors that it points to live as long as it does."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**{name: _address(value) for name, value in values.items()})
+        self.kept = values
+
+
+def _address(value: Any) -> Any:
+    return value.data_ptr() if isinstance(value, Tensor) else value
+
+
+class _Linear(_Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "start", "scale", "bias")),
+        *((name, ctypes.c_int64) for name in ("bias_step", "in", "out")),
+    )
+
+
+class _Norm(_Structure):
+    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float))
+
+
+class _Block(_Structure):
+    _fields_ = (
+        *((name, _Norm) for name in ("norm1", "norm2")),
+        *((name, _Linear) for name in ("qkv", "proj", "fc1", "fc2")),
+        *((name, ctypes.c_void_p) for name in ("bias", "order")),
+        *((name, ctypes.c_int64) for name in ("width", "heads", "head_width", "tokens", "windows", "biases")),
+    )
+
+
+class _Merge(_Structure):
+    _fields_ = (
+        ("norm", _Norm),
+        ("reduction", _Linear),
+        ("order", ctypes.c_void_p),
+        ("width", ctypes.c_int64),
+        ("out_tokens", ctypes.c_int64),
+    )
+
+
+def _packed_block(block: SwinBlock, bits: int) -> _Block:
+    attention, width, tokens = block.attn, block.norm1.weight.numel(), block.window**2
+    if block.norm1.weight.device.type != "cpu":
+        raise ConfigError("precision 'int8' and 'int16' are for CPUs; use 'bfloat16' on a GPU")
+    heads = attention.num_heads
+    head_width = width // heads
+    if width % LANES or tokens % PANEL:
+        raise ConfigError(
+            f"precision 'int{bits}' needs widths of a multiple of {LANES} and windows of a multiple of {PANEL} tokens, "
+            f"got width {width} and {tokens} tokens; use 'float32'"
+        )
+    most = LARGEST_SUM // INTEGERS[bits].largest_input ** 2  # products that attention can sum in 32 bits
+    if max(tokens, head_width) > most:
+        raise ConfigError(
+            f"precision 'int{bits}' needs windows of at most {most} tokens and heads at most as wide, got {tokens} "
+            f"tokens and heads of width {head_width}; use 'float32'"
+        )
+    padding = -head_width % LANES
+    bias = attention.position_bias().detach()[None]
+    bias = (bias if block._mask is None else bias + block._mask[:, None]).contiguous()
+    # (3, heads, head_width) outputs become (heads, 3, padded head_width), with the scale in the queries.
+    weight = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], dim=1).detach()
+    weight = weight.view(3, heads, head_width, width + 1) * torch.tensor([attention.scale, 1, 1]).view(3, 1, 1, 1)
+    weight = functional.pad(weight.transpose(0, 1), (0, 0, 0, padding)).flatten(0, 2)
+    mixing = functional.pad(attention.proj.weight.detach().view(width, heads, head_width), (0, padding)).flatten(1)
+    return _Block(
+        norm1=_packed_norm(block.norm1),
+        norm2=_packed_norm(block.norm2),
+        qkv=_packed_linear(bits, weight[:, :-1], weight[:, -1]),
+        proj=_packed_linear(bits, mixing, attention.proj.bias),
+        fc1=_packed_linear(bits, block.mlp.fc1.weight, block.mlp.fc1.bias),
+        fc2=_packed_linear(bits, block.mlp.fc2.weight, block.mlp.fc2.bias),
+        bias=bias,
+        order=window_order(block.side, block.window, block.shift),
+        width=width,
+        heads=heads,
+        head_width=head_width + padding,
+        tokens=tokens,
+        windows=block.side**2 // tokens,
+        biases=len(bias),
+    )
+
+
+def _packed_merge(merging: PatchMerging, bits: int) -> _Merge:
+    return _Merge(
+        norm=_packed_norm(merging.norm),
+        reduction=_packed_linear(bits, merging.reduction.weight),
+        order=merging_order(merging.side),
+        width=merging.norm.weight.numel() // 4,
+        out_tokens=merging.side**2 // 4,
+    )
+
+
+def _packed_norm(norm: nn.LayerNorm) -> _Norm:
+    return _Norm(weight=norm.weight.detach().clone(), bias=norm.bias.detach().clone(), eps=norm.eps)
+
+
+def _packed_linear(bits: int, weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"] | None = None) -> _Linear:
+    integers = INTEGERS[bits]
+    whole, scale = integer_weights(weight.detach(), integers)
+    bias = torch.zeros(len(scale)) if bias is None else bias.detach()
+    padding = -len(scale) % PANEL
+    whole = functional.pad(whole, (0, 0, 0, padding))
+    panels = whole.view(-1, PANEL, whole.shape[1] // integers.group, integers.group).transpose(1, 2)
+    values: dict[str, Any] = {"scale": functional.pad(scale, (0, padding)), "bias": functional.pad(bias, (0, padding))}
+    values["start"] = (-integers.added * whole.sum(dim=1)).int()
+    return _Linear(weight=panels.contiguous(), **values, **{"in": whole.shape[1], "out": len(whole)})
+
+
+def integer_weights(
+    weight: Float[Tensor, "out in"], integers: Integers
+) -> tuple[Int[Tensor, "out in"], Float[Tensor, "out"]]:
+    """Weights as integers, and what one is worth in each row.
+
+    No product of a row with inputs of at most `largest_input` in magnitude leaves 32 bits.
+    """
+    largest_total = LARGEST_SUM / integers.largest_input - weight.shape[1] / 2  # rounding adds at most a half to each
+    total = weight.double().abs().sum(dim=1)
+    factor = (largest_total / total).minimum(integers.largest_weight / weight.double().abs().amax(dim=1))
+    factor = torch.where(total > 0, factor, 1.0)
+    return (weight * factor[:, None]).round().to(integers.dtype), (1 / factor).float()
