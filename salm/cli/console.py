@@ -40,7 +40,7 @@ Precision = Annotated[
     PrecisionName,
     typer.Option(
         "--precision",
-        help="Of the audio tower: bfloat16 (GPUs), int8 (x86-64 with AVX-512 VNNI), int16 (with AVX2), auto: the fastest.",
+        help="Of the audio tower: bfloat16 (GPUs), int8 (AVX-512 VNNI), int16 (AVX2 alone), auto: the fastest.",
     ),
 ]
 Convention = Annotated[
