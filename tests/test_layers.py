@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LEVELS = (
     {"salm.errors", "salm.processor", "salm.progress", "salm.results"},
-    {"salm.geometry"},
+    {"salm.geometry", "salm.compiled"},
     {"salm.config", "salm.manifest", "salm.metrics"},
     {"salm.audio", "salm.text"},
     {"salm.scenes", "salm.models"},
