@@ -19,7 +19,7 @@ from salm.models.audio_encoder import MapNorm
 from salm.models.builders import build_model, named_config
 from salm.models.htsat import HTSAT, fold_image, stretch_time
 from salm.models.salm import Projection
-from salm.models.tuned import INTEGER_BITS, Precision, tuned_branch, tuned_model
+from salm.models.tuned import Precision, compiled_features_for, tuned_branch, tuned_model
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
 from salm.window_encoder import map_on_threads
@@ -47,9 +47,11 @@ def clap_size(settings: Settings) -> Encoder:
     projection.load_state_dict(state["projection"])
     for part in (norm, htsat, projection):
         part.to(settings.device)
-    branch = tuned_branch(htsat, PRECISIONS[settings.precision])
+    precision = PRECISIONS[settings.precision]
+    branch = tuned_branch(htsat, precision)
     mel_weights = torch.from_numpy(np.load(settings.folder / "clap_mels.npy").astype(np.float32))
-    extractor = FeatureExtractor(CLAP_FEATURES, mel_weights, compiled_for=compiled_for(settings)).to(settings.device)
+    extractor = FeatureExtractor(CLAP_FEATURES, mel_weights, compiled_for=compiled_features_for(precision))
+    extractor.to(settings.device)
 
     def embed(logmel: torch.Tensor) -> torch.Tensor:
         # `ClapTowers.embed_audio` in its steps.
@@ -69,18 +71,14 @@ def dual_encoder(settings: Settings) -> Encoder:
         config = replace(named_config(settings.name), text=SMALL_TEXT)
         torch.manual_seed(0)  # the same weights in every precision
         model, features = build_model(config).eval(), config.features
-    tuned = tuned_model(model.to(settings.device), PRECISIONS[settings.precision])
-    extractor = FeatureExtractor(features, compiled_for=compiled_for(settings)).to(settings.device)
+    precision = PRECISIONS[settings.precision]
+    tuned = tuned_model(model.to(settings.device), precision)
+    extractor = FeatureExtractor(features, compiled_for=compiled_features_for(precision)).to(settings.device)
     return _encoder(
         "clips_24k.npy",
         lambda clips: extractor(torch.from_numpy(clips).to(settings.device)),
         lambda maps: tuned.encode_audio(maps).joint,
     )
-
-
-def compiled_for(settings: Settings) -> str | None:
-    """As `WindowEncoder` has it."""
-    return settings.precision if PRECISIONS[settings.precision] in INTEGER_BITS else None
 
 
 def _encoder(

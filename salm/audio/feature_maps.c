@@ -33,7 +33,8 @@ static void linear_maps(const Filters *filters, const float *restrict spectra, i
     }
     if (channels == 1) return;
     const float *w = spectra, *y = w + channel_step, *z = y + channel_step, *x = z + channel_step;
-    float *restrict along_y = linear + MAX_CHANNELS * step, *restrict along_z = along_y + step, *restrict along_x = along_z + step;
+    float *restrict along_y = linear + MAX_CHANNELS * step;
+    float *restrict along_z = along_y + step, *restrict along_x = along_z + step;
     for (int64_t bin = 0; bin < bins; bin++) {
         const float real = w[2 * bin], imag = w[2 * bin + 1];
         const float to_y = real * y[2 * bin] + imag * y[2 * bin + 1];

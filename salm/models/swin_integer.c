@@ -7,8 +7,8 @@
  * A linear layer's inputs are scaled row by row, to 8 bits or to 13, its weights output by output such that no sum can
  * leave 32 bits (see `salm.models.integer`). Products of four are summed by VPDPBUSD, of which one factor has no sign:
  * 128 is added to each input, and taken off again where the sums start. Products of two 16-bit numbers are summed by
- * VPMADDWD, twice as many per cycle as FMA has. All else is float32: norms, attention between tokens, softmax, GELU
- * and residual sums.
+ * VPMADDWD, twice as many per cycle as FMA has. Attention is two such layers, whose weights are the keys and the values.
+ * All else is float32: norms, softmax, GELU and residual sums.
  *
  * Counts: `in`, `out`, `head_width` and `tokens` are multiples of 8, 16, 8 and 16.
  */
@@ -164,7 +164,8 @@ INLINE void norm_and_quantise(int rows, const Norm *norm, const float *in, int64
     __m256 mean[ROWS], factor[ROWS], total[ROWS];
     for (int row = 0; row < rows; row++) total[row] = _mm256_setzero_ps();
     for (int64_t i = 0; i < width; i += LANES)
-        for (int row = 0; row < rows; row++) total[row] = _mm256_add_ps(total[row], _mm256_loadu_ps(in + row * in_step + i));
+        for (int row = 0; row < rows; row++)
+            total[row] = _mm256_add_ps(total[row], _mm256_loadu_ps(in + row * in_step + i));
     for (int row = 0; row < rows; row++) {
         mean[row] = _mm256_set1_ps(sum_lanes(total[row]) / width);
         total[row] = _mm256_setzero_ps();

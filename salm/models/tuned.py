@@ -14,6 +14,7 @@ Only the transformer and the convolutions are bf16: decibels, batch norm, poolin
 "int8" and "int16" the transformer's stages are those of `salm.models.integer`.
 """
 
+from contextlib import suppress
 from copy import copy, deepcopy
 from functools import partial
 from typing import Literal, TypeVar, get_args
@@ -60,17 +61,19 @@ def find_precision(name: str, device: torch.device) -> Precision:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type != "cpu":
         return "float32"
-    fast: Precision = "bfloat16" if has_bf16_units() else "float32"
     if has_amx():
-        return fast
-    for precision, bits in INTEGER_BITS.items():
-        if precision == "int8" or fast == "float32":
-            try:
-                integer_library(bits)
-            except DependencyError:
-                continue
+        return "bfloat16"
+    integers: tuple[Precision, ...] = ("int8",) if has_bf16_units() else ("int8", "int16")
+    for precision in integers:
+        with suppress(DependencyError):
+            integer_library(INTEGER_BITS[precision])
             return precision
-    return fast
+    return "bfloat16" if has_bf16_units() else "float32"
+
+
+def compiled_features_for(precision: Precision) -> str | None:
+    """`compiled_for` of the `FeatureExtractor` before a tower of this precision, which needs a compiler itself."""
+    return f"precision '{precision}'" if precision in INTEGER_BITS else None
 
 
 def tuned_model(model: SALM, precision: Precision = "float32") -> SALM:

@@ -1,5 +1,7 @@
 """Matrix products of integers give the tower's vectors but for rounding; no test asserts a time."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
@@ -94,9 +96,8 @@ def test_no_sum_of_integer_products_leaves_32_bits(inputs, bits_alone):
     assert torch.all(error <= 0.501 * worth) and torch.isfinite(worth).all()
     if bits_alone == 16:
         typical = weight.abs().mean(dim=1)[[0, 1, 2]]
-        assert torch.all(
-            worth[[0, 1, 2]] < typical / 80
-        )  # finer than bfloat16's 1/256 of a weight, plus or minus a half
+        # Finer than bfloat16's 1/256 of a weight, plus or minus a half.
+        assert torch.all(worth[[0, 1, 2]] < typical / 80)
 
 
 def test_merging_order_is_that_of_patch_merging():
@@ -135,19 +136,10 @@ def test_auto_takes_what_suits_the_processor(processor, expected, monkeypatch):
         monkeypatch.setattr(f"salm.models.tuned.has_{name}", lambda name=name: name in processor)
     for name in ("vnni", "avx2"):
         monkeypatch.setattr(f"salm.models.integer.has_{name}", lambda name=name: name in processor)
-    monkeypatch.setattr("salm.models.integer.compiled_library", lambda *_: _Library())
+    never_called = SimpleNamespace(salm_block=SimpleNamespace(), salm_merge=SimpleNamespace())
+    monkeypatch.setattr("salm.models.integer.compiled_library", lambda *_: never_called)
     assert find_precision("auto", torch.device("cpu")) == expected
     assert find_precision("float32", torch.device("cpu")) == "float32"
-
-
-class _Library:
-    """In the place of a compiled library for another processor, which is never called."""
-
-    class salm_block:
-        pass
-
-    class salm_merge:
-        pass
 
 
 def test_other_processors_are_refused(monkeypatch):
