@@ -219,4 +219,4 @@ def test_bfloat16_gives_nearly_the_same_windows(run: Run, recordings: Path, tiny
     assert places[0].keys() == places[1].keys()
     assert places[0] != places[1]
     assert all(abs(places[0][place] - places[1][place]) < 0.02 for place in places[0])
-    assert_mistake(run("index", recordings, "--out", exact, "--model", tiny, "--precision", "int8"), "int8")
+    assert_mistake(run("index", recordings, "--out", exact, "--model", tiny, "--precision", "int4"), "int4")
