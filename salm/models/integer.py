@@ -13,6 +13,7 @@ The arithmetic is in `swin_integer.c`, which is compiled on first use (`salm.com
 """
 
 import ctypes
+import math
 import platform
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,7 @@ from salm.processor import has_avx2, has_vnni
 
 SOURCE = Path(__file__).with_name("swin_integer.c")
 LARGEST_SUM = 2**31 - 1
+LOG2_E = math.log2(math.e)
 PANEL, LANES = 16, 8
 """Outputs that are computed together, and floats of a vector: sizes are padded to multiples of them."""
 
@@ -160,8 +162,8 @@ class _Block(_Structure):
     _fields_ = (
         *((name, _Norm) for name in ("norm1", "norm2")),
         *((name, _Linear) for name in ("qkv", "proj", "fc1", "fc2")),
-        *((name, ctypes.c_void_p) for name in ("bias", "order")),
-        *((name, ctypes.c_int64) for name in ("width", "heads", "head_width", "tokens", "windows", "biases")),
+        *((name, ctypes.c_void_p) for name in ("bias", "kind", "order")),
+        *((name, ctypes.c_int64) for name in ("width", "heads", "head_width", "tokens", "windows")),
     )
 
 
@@ -193,11 +195,13 @@ def _packed_block(block: SwinBlock, bits: int) -> _Block:
             f"tokens and heads of width {head_width}; use 'float32'"
         )
     padding = -head_width % LANES
-    bias = attention.position_bias().detach()[None]
-    bias = (bias if block._mask is None else bias + block._mask[:, None]).contiguous()
+    bias, kind = attention.position_bias().detach()[None] * LOG2_E, torch.zeros(block.side**2 // tokens).long()
+    if block._mask is not None:
+        masks, kind = block._mask.unique(dim=0, return_inverse=True)  # most windows have none
+        bias = bias + masks[:, None]
     # (3, heads, head_width) outputs become (heads, 3, padded head_width), with the scale in the queries.
     weight = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], dim=1).detach()
-    weight = weight.view(3, heads, head_width, width + 1) * torch.tensor([attention.scale, 1, 1]).view(3, 1, 1, 1)
+    weight = weight.view(3, heads, head_width, width + 1) * torch.tensor([attention.scale * LOG2_E, 1, 1]).view(3, 1, 1, 1)
     weight = functional.pad(weight.transpose(0, 1), (0, 0, 0, padding)).flatten(0, 2)
     mixing = functional.pad(attention.proj.weight.detach().view(width, heads, head_width), (0, padding)).flatten(1)
     return _Block(
@@ -207,14 +211,14 @@ def _packed_block(block: SwinBlock, bits: int) -> _Block:
         proj=_packed_linear(bits, mixing, attention.proj.bias),
         fc1=_packed_linear(bits, block.mlp.fc1.weight, block.mlp.fc1.bias),
         fc2=_packed_linear(bits, block.mlp.fc2.weight, block.mlp.fc2.bias),
-        bias=bias,
+        bias=bias.contiguous(),
+        kind=kind,
         order=window_order(block.side, block.window, block.shift),
         width=width,
         heads=heads,
         head_width=head_width + padding,
         tokens=tokens,
         windows=block.side**2 // tokens,
-        biases=len(bias),
     )
 
 

@@ -64,9 +64,10 @@ typedef struct {
 typedef struct {
     Norm norm1, norm2;
     Linear qkv, proj, fc1, fc2; /* outputs of qkv: query, key, value of each head, (heads, 3, head_width) */
-    const float *bias;          /* (biases, heads, tokens, tokens): one for all windows, or one for each */
+    const float *bias;          /* (kinds, heads, tokens, tokens), in units of ln 2 as all scores */
+    const int64_t *kind;        /* (windows): whose bias it is */
     const int64_t *order;       /* (windows, tokens): places in the image */
-    int64_t width, heads, head_width, tokens, windows, biases;
+    int64_t width, heads, head_width, tokens, windows;
 } Block;
 
 typedef struct {
@@ -90,26 +91,41 @@ INLINE float max_lanes(__m256 values) {
 
 INLINE __m256 magnitude(__m256 values) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), values); }
 
-/* `scale` (a constant) times 2^x for x <= 0, in integers: 2^n 2^f with |f| <= 1/2, 2^f by its best polynomial of degree
- * 5, to 3e-7 of itself. */
+/* `scale` (a constant) times 2^x for x <= 0, in integers: 2^n 2^f with |f| <= 1/2, 2^f by its best polynomial, of
+ * degree 5 to 3e-7 of itself, of degree 3 to 1e-4. */
 INLINE Whole scaled_exp2(float scale, Floats x) {
     x = WIDE(max_ps)(x, WIDE(set1_ps)(-100.0f));
     Whole n = WIDE(cvtps_epi32)(x);
     Floats f = WIDE(sub_ps)(x, WIDE(cvtepi32_ps)(n));
+#if BITS == 8
+    Floats p = WIDE(set1_ps)(scale * 5.51716896e-2f);
+    p = WIDE(fmadd_ps)(p, f, WIDE(set1_ps)(scale * 0.242611185f));
+    p = WIDE(fmadd_ps)(p, f, WIDE(set1_ps)(scale * 0.693260984f));
+    p = WIDE(fmadd_ps)(p, f, WIDE(set1_ps)(scale * 0.999928062f));
+#else
     Floats p = WIDE(set1_ps)(scale * 1.32764748e-3f);
     p = WIDE(fmadd_ps)(p, f, WIDE(set1_ps)(scale * 9.67554189e-3f));
     p = WIDE(fmadd_ps)(p, f, WIDE(set1_ps)(scale * 5.55071309e-2f));
     p = WIDE(fmadd_ps)(p, f, WIDE(set1_ps)(scale * 0.240221202f));
     p = WIDE(fmadd_ps)(p, f, WIDE(set1_ps)(scale * 0.693146944f));
     p = WIDE(fmadd_ps)(p, f, WIDE(set1_ps)(scale * 1.00000012f));
+#endif
     return WIDE(cvtps_epi32)((Floats)WIDE(add_epi32)((Whole)p, WIDE(slli_epi32)(n, 23)));
 }
 
-/* x (1/2 + z P(z^2)) with z = x, at most 4.25 in magnitude: to 1e-4 of GELU, of which the inputs of the next layer are
- * coarser. P is the best in that respect that makes it 0 and x beyond. */
+/* x (1/2 + z P(z^2)) with z = x, but `most` at most in magnitude. P makes it 0 and x beyond, and is the best of its
+ * degree; with 8 bits 1.2e-3 from GELU, with 16 1e-4: the inputs of the next layer are coarser. */
 INLINE Floats gelu(Floats x) {
-    Floats z = WIDE(max_ps)(WIDE(min_ps)(x, WIDE(set1_ps)(4.25f)), WIDE(set1_ps)(-4.25f));
+    const float most = BITS == 8 ? 3.4f : 4.25f;
+    Floats z = WIDE(max_ps)(WIDE(min_ps)(x, WIDE(set1_ps)(most)), WIDE(set1_ps)(-most));
     Floats square = WIDE(mul_ps)(z, z);
+#if BITS == 8
+    Floats p = WIDE(set1_ps)(1.02382834e-5f);
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-4.05518716e-4f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(6.61493180e-3f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-5.94460776e-2f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(0.393890458f));
+#else
     Floats p = WIDE(set1_ps)(-8.46045789e-10f);
     p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(7.57085559e-8f));
     p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-2.93880657e-6f));
@@ -118,6 +134,7 @@ INLINE Floats gelu(Floats x) {
     p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(9.25783347e-3f));
     p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-6.54535592e-2f));
     p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(0.398420155f));
+#endif
     return WIDE(mul_ps)(x, WIDE(fmadd_ps)(p, z, WIDE(set1_ps)(0.5f)));
 }
 
@@ -443,7 +460,6 @@ static Linear pack_values(const Scratch *scratch, const float *values, int64_t s
 
 /* ROWS rows of scores to their softmax in integers, and what one of them is worth in each row. */
 INLINE void softmax(const float *scores, Input *out, float *worth, int64_t tokens) {
-    const Floats log2_e = WIDE(set1_ps)(1.44269504f);
     Floats largest[ROWS];
     Whole total[ROWS];
     for (int row = 0; row < ROWS; row++) largest[row] = WIDE(loadu_ps)(scores + row * tokens);
@@ -451,17 +467,83 @@ INLINE void softmax(const float *scores, Input *out, float *worth, int64_t token
         for (int row = 0; row < ROWS; row++)
             largest[row] = WIDE(max_ps)(largest[row], WIDE(loadu_ps)(scores + row * tokens + i));
     for (int row = 0; row < ROWS; row++) {
-        largest[row] = WIDE(mul_ps)(WIDE(set1_ps)(WIDE_MAX(largest[row])), log2_e);
+        largest[row] = WIDE(set1_ps)(WIDE_MAX(largest[row]));
         total[row] = (Whole)WIDE(setzero_ps)();
     }
     for (int64_t i = 0; i < tokens; i += WIDE_LANES)
         for (int row = 0; row < ROWS; row++) {
             Floats score = WIDE(loadu_ps)(scores + row * tokens + i);
-            Whole whole = scaled_exp2(LARGEST_POSITIVE, WIDE(fmsub_ps)(score, log2_e, largest[row]));
+            Whole whole = scaled_exp2(LARGEST_POSITIVE, WIDE(sub_ps)(score, largest[row]));
             total[row] = WIDE(add_epi32)(total[row], whole);
             store_wide(whole, out + row * tokens + i);
         }
     for (int row = 0; row < ROWS; row++) worth[row] = 1.0f / WIDE_SUM(WIDE(cvtepi32_ps)(total[row]));
+}
+
+#if BITS == 8
+#define KEYS 64 /* whose scores stay in registers, for four queries */
+
+/* Softmax of the scores of ROWS queries for KEYS keys. */
+INLINE void score(const Linear *keys, const Input *queries, const float *query_scale, const float *bias, Input *out,
+                  float *worth) {
+    const int64_t width = keys->in, panel_step = PANEL * width;
+    __m512i sums[ROWS][KEYS / PANEL];
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 4
+        for (int panel = 0; panel < KEYS / PANEL; panel++)
+            sums[row][panel] = _mm512_loadu_si512(keys->start + panel * PANEL);
+    for (int64_t k = 0; k < width; k += GROUP) {
+        __m512i weights[KEYS / PANEL];
+#pragma GCC unroll 4
+        for (int panel = 0; panel < KEYS / PANEL; panel++)
+            weights[panel] = _mm512_loadu_si512(keys->weight + k * PANEL + panel * panel_step);
+#pragma GCC unroll 4
+        for (int row = 0; row < ROWS; row++) {
+            int32_t group;
+            memcpy(&group, queries + row * width + k, sizeof group);
+            __m512i inputs = _mm512_set1_epi32(group);
+#pragma GCC unroll 4
+            for (int panel = 0; panel < KEYS / PANEL; panel++)
+                __asm__("vpdpbusd %2, %1, %0" : "+v"(sums[row][panel]) : "v"(inputs), "v"(weights[panel]));
+        }
+    }
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; row++) {
+        __m512 scores[KEYS / PANEL];
+#pragma GCC unroll 4
+        for (int panel = 0; panel < KEYS / PANEL; panel++) {
+            __m512 scale = _mm512_mul_ps(_mm512_set1_ps(query_scale[row]), _mm512_loadu_ps(keys->scale + panel * PANEL));
+            scores[panel] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][panel]), scale,
+                                            _mm512_loadu_ps(bias + row * KEYS + panel * PANEL));
+        }
+        __m512 largest = _mm512_max_ps(_mm512_max_ps(scores[0], scores[1]), _mm512_max_ps(scores[2], scores[3]));
+        largest = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+        __m512i total = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (int panel = 0; panel < KEYS / PANEL; panel++) {
+            __m512i whole = scaled_exp2(LARGEST_POSITIVE, _mm512_sub_ps(scores[panel], largest));
+            total = _mm512_add_epi32(total, whole);
+            store_wide(whole, out + row * KEYS + panel * PANEL);
+        }
+        worth[row] = 1.0f / _mm512_reduce_add_epi32(total);
+    }
+}
+#endif
+
+/* Probabilities of all keys for each query, in integers, and what one is worth in each row. */
+static void score_all(const Scratch *scratch, const Linear *keys, int64_t tokens) {
+#if BITS == 8
+    if (tokens == KEYS) {
+        for (int64_t token = 0; token < tokens; token += ROWS)
+            score(keys, scratch->queries + token * keys->in, scratch->query_scale + token, keys->bias + token * KEYS,
+                  scratch->rounded + token * KEYS, scratch->worth + token);
+        return;
+    }
+#endif
+    linear(STORE, keys, scratch->queries, scratch->query_scale, scratch->scores, tokens, tokens);
+    for (int64_t token = 0; token < tokens; token += ROWS)
+        softmax(scratch->scores + token * tokens, scratch->rounded + token * tokens, scratch->worth + token, tokens);
 }
 
 /* Attention of one head, whose query, key and value are in `wide` from `head` on. */
@@ -473,9 +555,7 @@ static void attend(const Block *block, const Scratch *scratch, int64_t head, con
     Linear values = pack_values(scratch, queries + 2 * width, step, tokens, width);
     quantise_rows(queries, step, scratch->queries, scratch->query_scale, tokens, width);
     keys.bias = bias;
-    linear(STORE, &keys, scratch->queries, scratch->query_scale, scratch->scores, tokens, tokens);
-    for (int64_t token = 0; token < tokens; token += ROWS)
-        softmax(scratch->scores + token * tokens, scratch->rounded + token * tokens, scratch->worth + token, tokens);
+    score_all(scratch, &keys, tokens);
     linear(STORE, &values, scratch->rounded, scratch->worth, scratch->mixed + head * width,
            block->proj.in + PANEL, tokens);
 }
@@ -518,7 +598,7 @@ static void run_block(void *data) {
         float *clip = work->image + (window - place) * count * width;
         for (int64_t token = 0; token < count; token++)
             memcpy(scratch.tokens + token * step, clip + order[token] * width, width * sizeof(float));
-        mix_tokens(block, &scratch, block->bias + (block->biases > 1 ? place : 0) * block->heads * count * count);
+        mix_tokens(block, &scratch, block->bias + block->kind[place] * block->heads * count * count);
         transform_tokens(block, &scratch);
         for (int64_t token = 0; token < count; token++)
             memcpy(clip + order[token] * width, scratch.tokens + token * step, width * sizeof(float));

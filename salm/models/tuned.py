@@ -11,7 +11,8 @@ What differs from the training path of `salm.models.htsat`:
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
 Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
-"int8" and "int16" the transformer's stages are those of `salm.models.integer`.
+"int8" and "int16" the transformer's stages are those of `salm.models.integer`, and the convolutions are bf16 where the
+processor has units for it.
 """
 
 from contextlib import suppress
@@ -99,7 +100,7 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         tuned.timbre = _shallow(encoder.timbre)
         tuned.timbre.layers = deepcopy(encoder.timbre.layers).eval()
         fuse_batch_norms(tuned.timbre.layers)
-        tuned.timbre.layers.to(DTYPES[precision])
+        tuned.timbre.layers.to(_convolutions_dtype(precision))
         lay_channels_last(tuned.timbre.layers)
     return tuned.eval()
 
@@ -253,6 +254,10 @@ class TunedStage(nn.Module):
         if not self.merges:
             return tokens
         return self.reduction(self.norm(tokens.view(tokens.shape[0], -1, 4 * tokens.shape[-1])))
+
+
+def _convolutions_dtype(precision: Precision) -> torch.dtype:
+    return torch.bfloat16 if precision in INTEGER_BITS and has_bf16_units() else DTYPES[precision]
 
 
 def _gather(places: Tensor, device: torch.device) -> Tensor | None:
