@@ -24,17 +24,18 @@ def compiled_library(source: Path, flags: tuple[str, ...], needed_for: str) -> c
     """The shared library of a C source.
 
     The first call on a machine takes seconds; what it makes lies in `$XDG_CACHE_HOME/salm` (`~/.cache/salm`), named by
-    source and flags, and appears there whole.
+    sources and flags, and appears there whole.
 
     Args:
-        source: the C file.
+        source: the C file; it may include the headers beside it.
         flags: for the compiler, beside `FLAGS`: what this processor's instructions are.
         needed_for: what asks for it, for messages: "precision 'int8'".
 
     Raises:
         DependencyError: no C compiler, one that refuses the source, or no place for the library.
     """
-    digest = hashlib.sha256(source.read_bytes() + " ".join(FLAGS + flags).encode()).hexdigest()[:16]
+    text = b"".join(path.read_bytes() for path in [source, *sorted(source.parent.glob("*.h"))])
+    digest = hashlib.sha256(text + " ".join(FLAGS + flags).encode()).hexdigest()[:16]
     library = cache_folder() / f"{source.stem}-{digest}.so"
     if not library.is_file():
         _compile(source, flags, library, needed_for)

@@ -9,7 +9,7 @@ The weights are rounded output by output, to -127 to 127 or to as many bits as f
 the inputs are, which leaves 15 bits to rows of 96 weights and about 10 to rows of 3,072. Attention rounds queries, keys
 and values in the same way, and probabilities to 1/255 or 1/4,095 of the row's largest. All else is float32.
 
-The arithmetic is in `swin_integer.c`, which is compiled on first use (`salm.compiled`).
+The arithmetic is in `swin_integer.c` and its headers, which are compiled on first use (`salm.compiled`).
 """
 
 import ctypes
@@ -27,7 +27,16 @@ from torch.nn import functional
 
 from salm.compiled import AVX2, AVX512_VNNI, compiled_library
 from salm.errors import ConfigError, DependencyError
-from salm.models.htsat import PatchMerging, SwinBlock, SwinStage, merging_order, window_order
+from salm.models.htsat import (
+    IMAGE_SIZE,
+    PATCH,
+    PatchEmbed,
+    PatchMerging,
+    SwinBlock,
+    SwinStage,
+    merging_order,
+    window_order,
+)
 from salm.processor import has_avx2, has_vnni
 
 SOURCE = Path(__file__).with_name("swin_integer.c")
@@ -77,8 +86,27 @@ def integer_library(bits: int) -> ctypes.CDLL:
     library = compiled_library(SOURCE, flags, f"precision 'int{bits}'")
     clips_and_threads = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int)
     library.salm_block.argtypes = [ctypes.POINTER(_Block), ctypes.c_void_p, *clips_and_threads]
+    library.salm_patches.argtypes = [ctypes.POINTER(_Patches), *2 * (ctypes.c_void_p,), *clips_and_threads]
     library.salm_merge.argtypes = [ctypes.POINTER(_Merge), *2 * (ctypes.c_void_p,), *clips_and_threads]
     return library
+
+
+class CompiledPatchEmbed(nn.Module):
+    """`PatchEmbed` for inference on a CPU, in float32, by the code that `bits` compiles; see `IntegerStage`."""
+
+    def __init__(self, embed: PatchEmbed, bits: int) -> None:
+        super().__init__()
+        self._library = integer_library(bits)
+        self._patches = _packed_patches(embed, bits)
+
+    def forward(self, image: Float[Tensor, "batch maps 256 256"]) -> Float[Tensor, "batch tokens width"]:
+        image = image.contiguous()
+        tokens = image.new_empty(len(image), (IMAGE_SIZE // PATCH) ** 2, self._patches.width)
+        images = _pointer(image), _pointer(tokens)
+        self._library.salm_patches(
+            ctypes.byref(self._patches), *images, len(image), torch_threads(), torch.get_num_threads()
+        )
+        return tokens
 
 
 class IntegerStage(nn.Module):
@@ -158,6 +186,14 @@ class _Norm(_Structure):
     _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
+class _Patches(_Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        ("norm", _Norm),
+        *((name, ctypes.c_int64) for name in ("maps", "width", "side")),
+    )
+
+
 class _Block(_Structure):
     _fields_ = (
         *((name, _Norm) for name in ("norm1", "norm2")),
@@ -177,10 +213,24 @@ class _Merge(_Structure):
     )
 
 
+def _packed_patches(embed: PatchEmbed, bits: int) -> _Patches:
+    width, maps = embed.proj.weight.shape[:2]
+    _check_place(embed.proj.weight)
+    if width % LANES:
+        raise ConfigError(f"precision 'int{bits}' needs widths of a multiple of {LANES}, got {width}; use 'float32'")
+    return _Patches(
+        weight=embed.proj.weight.detach().permute(1, 2, 3, 0).contiguous(),
+        bias=embed.proj.bias.detach().clone(),
+        norm=_packed_norm(embed.norm),
+        maps=maps,
+        width=width,
+        side=IMAGE_SIZE,
+    )
+
+
 def _packed_block(block: SwinBlock, bits: int) -> _Block:
     attention, width, tokens = block.attn, block.norm1.weight.numel(), block.window**2
-    if block.norm1.weight.device.type != "cpu":
-        raise ConfigError("precision 'int8' and 'int16' are for CPUs; use 'bfloat16' on a GPU")
+    _check_place(block.norm1.weight)
     heads = attention.num_heads
     head_width = width // heads
     if width % LANES or tokens % PANEL:
@@ -201,7 +251,9 @@ def _packed_block(block: SwinBlock, bits: int) -> _Block:
         bias = bias + masks[:, None]
     # (3, heads, head_width) outputs become (heads, 3, padded head_width), with the scale in the queries.
     weight = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], dim=1).detach()
-    weight = weight.view(3, heads, head_width, width + 1) * torch.tensor([attention.scale * LOG2_E, 1, 1]).view(3, 1, 1, 1)
+    weight = weight.view(3, heads, head_width, width + 1) * torch.tensor([attention.scale * LOG2_E, 1, 1]).view(
+        3, 1, 1, 1
+    )
     weight = functional.pad(weight.transpose(0, 1), (0, 0, 0, padding)).flatten(0, 2)
     mixing = functional.pad(attention.proj.weight.detach().view(width, heads, head_width), (0, padding)).flatten(1)
     return _Block(
@@ -223,6 +275,10 @@ def _packed_block(block: SwinBlock, bits: int) -> _Block:
 
 
 def _packed_merge(merging: PatchMerging, bits: int) -> _Merge:
+    if merging.side < 4:
+        raise ConfigError(
+            f"precision 'int{bits}' merges images of 4 x 4 tokens at least, got {merging.side}; use 'float32'"
+        )
     return _Merge(
         norm=_packed_norm(merging.norm),
         reduction=_packed_linear(bits, merging.reduction.weight),
@@ -230,6 +286,11 @@ def _packed_merge(merging: PatchMerging, bits: int) -> _Merge:
         width=merging.norm.weight.numel() // 4,
         out_tokens=merging.side**2 // 4,
     )
+
+
+def _check_place(weight: Tensor) -> None:
+    if weight.device.type != "cpu":
+        raise ConfigError("precision 'int8' and 'int16' are for CPUs; use 'bfloat16' on a GPU")
 
 
 def _packed_norm(norm: nn.LayerNorm) -> _Norm:

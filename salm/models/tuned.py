@@ -29,7 +29,7 @@ from salm.errors import ConfigError, DependencyError
 from salm.models.audio_encoder import AudioEncoder
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
-from salm.models.integer import IntegerStage, integer_library
+from salm.models.integer import CompiledPatchEmbed, IntegerStage, integer_library
 from salm.models.salm import SALM
 from salm.processor import has_amx, has_bf16_units
 
@@ -109,12 +109,15 @@ def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT:
     """One branch, see `tuned_model`; its final tokens are float32 in any precision."""
     dtype = DTYPES[_known_precision(precision)]
     bits = INTEGER_BITS.get(precision)
-    tuned_stage = partial(TunedStage, dtype=dtype) if bits is None else partial(IntegerStage, bits=bits)
+    if bits is None:
+        patch_embed, stage = partial(TunedPatchEmbed, dtype=dtype), partial(TunedStage, dtype=dtype)
+    else:
+        patch_embed, stage = partial(CompiledPatchEmbed, bits=bits), partial(IntegerStage, bits=bits)
     _keep_freed_memory()
     with torch.no_grad():
         tuned = _shallow(branch)
-        tuned.patch_embed = TunedPatchEmbed(branch.patch_embed, dtype)  # type: ignore[assignment]
-        tuned.layers = nn.ModuleList(map(tuned_stage, branch.layers))  # type: ignore[arg-type]
+        tuned.patch_embed = patch_embed(branch.patch_embed)  # type: ignore[assignment]
+        tuned.layers = nn.ModuleList(map(stage, branch.layers))  # type: ignore[arg-type]
         tuned.norm = TunedNorm(branch.norm, dtype, out=torch.float32)  # type: ignore[assignment]
     return tuned.eval()
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from salm.errors import ConfigError
 from salm.models.htsat import HTSAT, PatchMerging, SwinBlock, WindowAttention, fold_image, stretch_time, time_tokens
@@ -94,6 +95,18 @@ def test_stretching_keeps_ends_and_constants():
     assert stretched.shape[-1] == 1024
     torch.testing.assert_close(stretched[..., [0, -1]], maps[..., [0, -1]])
     torch.testing.assert_close(stretch_time(torch.ones(1, 1, 64, 900)), torch.ones(1, 1, 64, 1024))
+
+
+@pytest.mark.parametrize("frames", [1001, 300])
+def test_stretching_is_bicubic_interpolation(frames):
+    maps = torch.randn(2, 3, 64, frames)
+    with torch.inference_mode():
+        stretched = stretch_time(maps)
+    expected = functional.interpolate(maps.transpose(-1, -2), (1024, 64), mode="bicubic", align_corners=True)
+    torch.testing.assert_close(stretched, expected.transpose(-1, -2), atol=1e-4, rtol=0)
+    maps.requires_grad_()
+    stretch_time(maps).sum().backward()
+    assert maps.grad.sum() == pytest.approx(stretched.numel(), rel=1e-4)
 
 
 def test_sizes_that_do_not_fit_are_refused():

@@ -7,8 +7,16 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from salm.errors import ConfigError, DependencyError
-from salm.models.htsat import HTSAT, SwinStage, merging_order
-from salm.models.integer import INTEGERS, LARGEST_SUM, IntegerStage, integer_library, integer_weights, torch_threads
+from salm.models.htsat import HTSAT, PatchEmbed, SwinStage, merging_order
+from salm.models.integer import (
+    INTEGERS,
+    LARGEST_SUM,
+    CompiledPatchEmbed,
+    IntegerStage,
+    integer_library,
+    integer_weights,
+    torch_threads,
+)
 from salm.models.tuned import find_precision, tuned_branch
 from tests.models.test_tuned import randomise
 
@@ -49,6 +57,14 @@ def test_branch_keeps_its_tokens(width, heads, window, bits):
     assert lowest_cosine(found.mean(dim=1), expected.mean(dim=1)) > of_clips
     assert not torch.equal(found, expected)
     assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize(("maps", "width"), [(1, 96), (7, 8), (2, 40)])
+def test_patches_become_the_same_tokens(maps, width, bits):
+    embed = randomise(PatchEmbed(maps, width))
+    images = torch.randn(2, 2 * maps, 256, 256, generator=torch.Generator().manual_seed(1))[:, ::2]  # not contiguous
+    with torch.inference_mode():
+        torch.testing.assert_close(CompiledPatchEmbed(embed, bits)(images), embed(images), atol=2e-5, rtol=2e-5)
 
 
 def test_one_clip_is_the_same_on_any_number_of_threads(bits, monkeypatch):
@@ -136,7 +152,7 @@ def test_auto_takes_what_suits_the_processor(processor, expected, monkeypatch):
         monkeypatch.setattr(f"salm.models.tuned.has_{name}", lambda name=name: name in processor)
     for name in ("vnni", "avx2"):
         monkeypatch.setattr(f"salm.models.integer.has_{name}", lambda name=name: name in processor)
-    never_called = SimpleNamespace(salm_block=SimpleNamespace(), salm_merge=SimpleNamespace())
+    never_called = SimpleNamespace(**{f"salm_{name}": SimpleNamespace() for name in ("patches", "block", "merge")})
     monkeypatch.setattr("salm.models.integer.compiled_library", lambda *_: never_called)
     assert find_precision("auto", torch.device("cpu")) == expected
     assert find_precision("float32", torch.device("cpu")) == "float32"

@@ -1,0 +1,164 @@
+/* Attention of one head in one window, as two linear layers whose weights are the keys and the values. See
+ * swin_integer.c. */
+#pragma once
+#include "integer_linear.h"
+
+#define KEYS 64 /* MAX_PANELS of them, whose scores for ROWS queries stay in registers, with 8 bits */
+
+/* The memory for one head. What `attend` does not write in the padding of panels must be zero. */
+typedef struct {
+    Input *queries, *probabilities;      /* (tokens, head_width), (tokens, tokens) */
+    Weight *keys, *values;               /* (tokens, head_width), (head_width, tokens), in panels */
+    int32_t *key_start, *zeros;          /* (tokens), (PANEL + head_width) */
+    float *key_scale, *value_scale;      /* (tokens), (PANEL + head_width) */
+    float *scores, *query_scale, *worth; /* (tokens, tokens), (tokens), (tokens) */
+} Head;
+
+/* A head's keys as the weights of a layer that makes a query its scores; `rows` is memory for their integers. */
+static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64_t tokens, int64_t width,
+                        Input *rows) {
+    const int64_t groups = width / GROUP;
+    quantise_rows(keys, step, rows, head->key_scale, tokens, width);
+    int32_t *packed = (int32_t *)head->keys;
+    for (int64_t token = 0; token < tokens; token++)
+        for (int64_t i = 0; i < groups; i++) {
+            int32_t group;
+            memcpy(&group, rows + token * width + i * GROUP, sizeof group);
+            if (BITS == 8) group ^= (int32_t)0x80808080; /* takes 128 off each */
+            packed[(token / PANEL * groups + i) * PANEL + token % PANEL] = group;
+        }
+#if BITS == 8
+    for (int64_t first = 0; first < tokens; first += PANEL) {
+        __m512i sums = _mm512_setzero_si512();
+        for (int64_t i = 0; i < groups; i++)
+            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8((char)128),
+                                       _mm512_loadu_si512(packed + (first / PANEL * groups + i) * PANEL));
+        _mm512_storeu_si512(head->key_start + first, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
+    }
+#endif
+    return (Linear){.weight = head->keys, .start = head->key_start, .scale = head->key_scale,
+                    .bias_step = tokens, .in = width, .out = tokens};
+}
+
+/* Where a group of probabilities lies in its row: `score` packs them 128 bits by 128 bits. */
+INLINE int64_t group_place(int64_t tokens, int64_t group) {
+    return BITS == 8 && tokens == KEYS ? group % 4 * 4 + group / 4 : group;
+}
+
+/* A head's values as the weights of a layer that mixes them. */
+static Linear pack_values(const Head *head, const float *values, int64_t step, int64_t tokens, int64_t width) {
+    int32_t *packed = (int32_t *)head->values;
+    const __m256i kept = _mm256_set1_epi32((int32_t)((1LL << BITS) - 1));
+    for (int64_t column = 0; column < width; column += LANES) {
+        __m256 largest = _mm256_set1_ps(LEAST);
+        for (int64_t token = 0; token < tokens; token++)
+            largest = _mm256_max_ps(largest, magnitude(_mm256_loadu_ps(values + token * step + column)));
+        const __m256 factor = _mm256_div_ps(_mm256_set1_ps(LARGEST), largest);
+        _mm256_storeu_ps(head->value_scale + column, _mm256_mul_ps(largest, _mm256_set1_ps(1.0f / LARGEST)));
+        int32_t *place = packed + column / PANEL * (tokens / GROUP) * PANEL + column % PANEL;
+        for (int64_t token = 0; token < tokens; token += GROUP) {
+            int32_t *panel = place + group_place(tokens, token / GROUP) * PANEL;
+            __m256i group = _mm256_setzero_si256();
+#pragma GCC unroll 4
+            for (int i = 0; i < GROUP; i++) {
+                __m256 value = _mm256_mul_ps(_mm256_loadu_ps(values + (token + i) * step + column), factor);
+                __m256i whole = _mm256_and_si256(_mm256_cvtps_epi32(value), kept);
+                group = _mm256_or_si256(group, _mm256_slli_epi32(whole, i * BITS));
+            }
+            _mm256_storeu_si256((__m256i *)panel, group);
+        }
+    }
+    return (Linear){.weight = head->values, .start = head->zeros, .scale = head->value_scale,
+                    .bias = (const float *)head->zeros, .in = tokens, .out = (width + PANEL - 1) / PANEL * PANEL};
+}
+
+/* ROWS rows of scores to their softmax in integers, and what one of them is worth in each row. */
+INLINE void softmax(const float *scores, Input *out, float *worth, int64_t tokens) {
+    Floats largest[ROWS], total[ROWS];
+    float numbers[ROWS];
+    for (int row = 0; row < ROWS; row++) largest[row] = WIDE(loadu_ps)(scores + row * tokens);
+    for (int64_t i = WIDE_LANES; i < tokens; i += WIDE_LANES)
+        for (int row = 0; row < ROWS; row++)
+            largest[row] = WIDE(max_ps)(largest[row], WIDE(loadu_ps)(scores + row * tokens + i));
+    _mm_storeu_ps(numbers, wide_largest_of(largest));
+    for (int row = 0; row < ROWS; row++) {
+        largest[row] = WIDE(set1_ps)(numbers[row]);
+        total[row] = WIDE(setzero_ps)();
+    }
+    for (int64_t i = 0; i < tokens; i += WIDE_LANES)
+        for (int row = 0; row < ROWS; row++) {
+            Floats score = WIDE(loadu_ps)(scores + row * tokens + i);
+            Whole whole = scaled_exp2(LARGEST_POSITIVE, WIDE(sub_ps)(score, largest[row]));
+            total[row] = WIDE(add_ps)(total[row], WIDE(cvtepi32_ps)(whole));
+            store_wide(whole, out + row * tokens + i);
+        }
+    _mm_storeu_ps(worth, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
+}
+
+#if BITS == 8
+/* The same from ROWS queries and KEYS keys, whose integers lie in the order of `group_place`. */
+INLINE void score(const Linear *keys, const Input *queries, const float *query_scale, const float *bias, Input *out,
+                  float *worth) {
+    __m512i sums[ROWS][MAX_PANELS];
+    __m512 scores[ROWS][MAX_PANELS], largest[ROWS], total[ROWS];
+    float numbers[ROWS];
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 4
+        for (int panel = 0; panel < MAX_PANELS; panel++)
+            sums[row][panel] = _mm512_loadu_si512(keys->start + panel * PANEL);
+    multiply_tile(ROWS, MAX_PANELS, queries, keys->in, keys->weight, PANEL * keys->in, keys->in, sums);
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; row++) {
+#pragma GCC unroll 4
+        for (int panel = 0; panel < MAX_PANELS; panel++) {
+            __m512 scale = _mm512_mul_ps(_mm512_set1_ps(query_scale[row]), _mm512_loadu_ps(keys->scale + panel * PANEL));
+            scores[row][panel] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][panel]), scale,
+                                                 _mm512_loadu_ps(bias + row * KEYS + panel * PANEL));
+        }
+        largest[row] = _mm512_max_ps(_mm512_max_ps(scores[row][0], scores[row][1]),
+                                     _mm512_max_ps(scores[row][2], scores[row][3]));
+    }
+    _mm_storeu_ps(numbers, wide_largest_of(largest));
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; row++) {
+        __m512i whole[MAX_PANELS];
+#pragma GCC unroll 4
+        for (int panel = 0; panel < MAX_PANELS; panel++)
+            whole[panel] = scaled_exp2(LARGEST_POSITIVE, _mm512_sub_ps(scores[row][panel], _mm512_set1_ps(numbers[row])));
+        total[row] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_add_epi32(whole[0], whole[1]),
+                                                         _mm512_add_epi32(whole[2], whole[3])));
+        __m512i first = _mm512_packus_epi32(whole[0], whole[1]), second = _mm512_packus_epi32(whole[2], whole[3]);
+        _mm512_storeu_si512(out + row * KEYS, _mm512_packus_epi16(first, second));
+    }
+    _mm_storeu_ps(worth, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
+}
+#endif
+
+/* How much each query takes of each key's value, in integers, and what one of them is worth in each row. */
+static void weigh_keys(const Head *head, const Linear *keys, int64_t tokens) {
+#if BITS == 8
+    if (tokens == KEYS) {
+        for (int64_t token = 0; token < tokens; token += ROWS)
+            score(keys, head->queries + token * keys->in, head->query_scale + token, keys->bias + token * KEYS,
+                  head->probabilities + token * KEYS, head->worth + token);
+        return;
+    }
+#endif
+    linear(STORE, keys, head->queries, head->query_scale, head->scores, tokens, tokens);
+    for (int64_t token = 0; token < tokens; token += ROWS)
+        softmax(head->scores + token * tokens, head->probabilities + token * tokens, head->worth + token, tokens);
+}
+
+/* qkv: queries, keys and values, (tokens, 3, width) with rows `step` apart -> mixed: (tokens, width), written in whole
+ * panels, with rows `mixed_step` apart. bias: (tokens, tokens). Scores are in units of ln 2. */
+static void attend(const Head *head, const float *qkv, int64_t step, int64_t tokens, int64_t width, const float *bias,
+                   float *mixed, int64_t mixed_step) {
+    for (int64_t i = 0; i < tokens * tokens; i += PANEL) _mm_prefetch((const char *)(bias + i), _MM_HINT_T0);
+    Linear keys = pack_keys(head, qkv + width, step, tokens, width, head->queries);
+    Linear values = pack_values(head, qkv + 2 * width, step, tokens, width);
+    quantise_rows(qkv, step, head->queries, head->query_scale, tokens, width);
+    keys.bias = bias;
+    weigh_keys(head, &keys, tokens);
+    linear(STORE, &values, head->probabilities, head->worth, mixed, mixed_step, tokens);
+}

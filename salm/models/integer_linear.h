@@ -1,0 +1,147 @@
+/* Linear layers with matrix products of integers. See swin_integer.c. */
+#pragma once
+#include "integer_vectors.h"
+#include <string.h>
+
+#define PANEL 16
+
+/* Weights in panels of 16 outputs: (out / 16, in / GROUP, 16, GROUP). A sum is an output once it has been multiplied by
+ * its row's scale and by `scale`, and `bias` added. */
+typedef struct {
+    const Weight *weight;
+    const int32_t *start; /* of the sums */
+    const float *scale, *bias;
+    int64_t bias_step, in, out; /* bias_step: between the biases of rows; 0: the same for all */
+} Linear;
+
+/* What becomes of a layer's outputs. */
+typedef enum { STORE, ADD, GELU } Purpose;
+
+/* Sums to outputs of one row. */
+INLINE void finish(Purpose purpose, const Linear *layer, Whole sums, float in_scale, const float *bias, float *out,
+                   int64_t column) {
+    Floats scale = WIDE(mul_ps)(WIDE(set1_ps)(in_scale), WIDE(loadu_ps)(layer->scale + column));
+    Floats value = WIDE(fmadd_ps)(WIDE(cvtepi32_ps)(sums), scale, WIDE(loadu_ps)(bias + column));
+    if (purpose == ADD) value = WIDE(add_ps)(value, WIDE(loadu_ps)(out + column));
+    if (purpose == GELU) value = gelu(value);
+    WIDE(storeu_ps)(out + column, value);
+}
+
+/* The instructions that multiply are assembly, since GCC spills sums where it may choose their order and registers. */
+#if BITS == 8
+#define TILE_ROWS 8
+#define TILE_PANELS 3
+#define MAX_PANELS 4 /* of fewer rows */
+
+/* Adds to `sums` what `rows` rows of `count` inputs and `panels` panels of weights (constants) make. */
+INLINE void multiply_tile(int rows, int panels, const Input *in, int64_t in_step, const Weight *weight,
+                          int64_t panel_step, int64_t count, __m512i (*sums)[MAX_PANELS]) {
+    for (int64_t k = 0; k < count; k += GROUP, weight += GROUP * PANEL) {
+        __m512i weights[MAX_PANELS];
+#pragma GCC unroll 4
+        for (int panel = 0; panel < panels; panel++) weights[panel] = _mm512_loadu_si512(weight + panel * panel_step);
+#pragma GCC unroll 8
+        for (int row = 0; row < rows; row++) {
+            int32_t group;
+            memcpy(&group, in + row * in_step + k, sizeof group);
+            __m512i inputs = _mm512_set1_epi32(group);
+#pragma GCC unroll 4
+            for (int panel = 0; panel < panels; panel++)
+                __asm__("vpdpbusd %2, %1, %0" : "+v"(sums[row][panel]) : "v"(inputs), "v"(weights[panel]));
+        }
+    }
+}
+
+INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *layer, const Input *in,
+                        const float *in_scale, const float *bias, float *out, int64_t out_step, int64_t first) {
+    __m512i sums[TILE_ROWS][MAX_PANELS];
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 3
+        for (int panel = 0; panel < panels; panel++)
+            sums[row][panel] = _mm512_loadu_si512(layer->start + first + panel * PANEL);
+    multiply_tile(rows, panels, in, layer->in, layer->weight + first * layer->in, PANEL * layer->in, layer->in, sums);
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 3
+        for (int panel = 0; panel < panels; panel++)
+            finish(purpose, layer, sums[row][panel], in_scale[row], bias + row * layer->bias_step, out + row * out_step,
+                   first + panel * PANEL);
+}
+#else
+#define TILE_ROWS 6
+#define TILE_PANELS 1
+
+INLINE __m256i multiply_add(__m256i sum, __m256i input, __m256i weight) {
+    __m256i product;
+    __asm__ volatile("vpmaddwd %3, %2, %0\n\tvpaddd %0, %1, %1" : "=&x"(product), "+x"(sum) : "x"(input), "x"(weight));
+    return sum;
+}
+
+INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *layer, const Input *in,
+                        const float *in_scale, const float *bias, float *out, int64_t out_step, int64_t first) {
+    (void)panels; /* one */
+    const Weight *weight = layer->weight + first * layer->in;
+    __m256i sums[TILE_ROWS][2];
+    for (int row = 0; row < rows; row++)
+        for (int half = 0; half < 2; half++)
+            sums[row][half] = _mm256_loadu_si256((const __m256i *)(layer->start + first + half * LANES));
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < layer->in; k += GROUP, weight += GROUP * PANEL) {
+        _mm_prefetch((const char *)(weight + 512), _MM_HINT_T0);
+        __m256i left = _mm256_loadu_si256((const __m256i *)weight);
+        __m256i right = _mm256_loadu_si256((const __m256i *)(weight + PANEL));
+#pragma GCC unroll 6
+        for (int row = 0; row < rows; row++) {
+            int32_t group;
+            memcpy(&group, in + row * layer->in + k, sizeof group);
+            __m256i inputs = _mm256_set1_epi32(group);
+            sums[row][0] = multiply_add(sums[row][0], inputs, left);
+            sums[row][1] = multiply_add(sums[row][1], inputs, right);
+        }
+    }
+#pragma GCC unroll 6
+    for (int row = 0; row < rows; row++)
+        for (int half = 0; half < 2; half++)
+            finish(purpose, layer, sums[row][half], in_scale[row], bias + row * layer->bias_step, out + row * out_step,
+                   first + half * LANES);
+}
+#endif
+
+/* in (rows, in) -> out (rows, out), whose rows are `out_step` apart. */
+INLINE void linear_for(Purpose purpose, const Linear *layer, const Input *in, const float *in_scale, float *out,
+                       int64_t out_step, int64_t rows) {
+    for (int64_t first = 0, panels; first < layer->out; first += panels * PANEL) {
+        const int64_t left = (layer->out - first) / PANEL;
+        panels = left >= TILE_PANELS ? TILE_PANELS : left;
+        if (TILE_PANELS > 1 && left == 4) panels = 2; /* twice, rather than 3 and 1 */
+        int64_t row = 0;
+#define TILES(count, panels)                                                                                         \
+    for (; row + count <= rows; row += count)                                                                        \
+        linear_tile(count, panels, purpose, layer, in + row * layer->in, in_scale + row,                             \
+                    layer->bias + row * layer->bias_step, out + row * out_step, out_step, first)
+#define PANELS(panels)        \
+    TILES(TILE_ROWS, panels); \
+    TILES(4, panels);         \
+    TILES(1, panels)
+        if (panels == 1) {
+            PANELS(1);
+        }
+#if TILE_PANELS > 1
+        else if (panels == 2) {
+            PANELS(2);
+        } else {
+            PANELS(3);
+        }
+#endif
+#undef PANELS
+#undef TILES
+    }
+}
+
+static void linear(Purpose purpose, const Linear *layer, const Input *in, const float *in_scale, float *out,
+                   int64_t out_step, int64_t rows) {
+    if (purpose == STORE) linear_for(STORE, layer, in, in_scale, out, out_step, rows);
+    if (purpose == ADD) linear_for(ADD, layer, in, in_scale, out, out_step, rows);
+    if (purpose == GELU) linear_for(GELU, layer, in, in_scale, out, out_step, rows);
+}

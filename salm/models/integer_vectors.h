@@ -1,0 +1,148 @@
+/* Vectors and their rounding: number formats for -DBITS=8 (AVX-512 VNNI) and -DBITS=16 (AVX2). See swin_integer.c. */
+#pragma once
+#include <immintrin.h>
+#include <stdint.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define LANES 8
+#define ROWS 4         /* that are summed up, or searched for the largest, together */
+#define LEAST 1e-30f   /* magnitude of a row that is not nothing */
+
+#if BITS == 8
+typedef uint8_t Input; /* 128 and a number */
+typedef int8_t Weight;
+#define GROUP 4        /* factors that one instruction sums */
+typedef __m512 Floats; /* outputs that are finished together */
+typedef __m512i Whole;
+#define WIDE(operation) _mm512_##operation
+#define WIDE_LANES 16
+#define LARGEST 127.0f
+#define LARGEST_POSITIVE 255.0f /* of inputs without a sign */
+#else
+typedef int16_t Input, Weight;
+#define GROUP 2
+typedef __m256 Floats;
+typedef __m256i Whole;
+#define WIDE(operation) _mm256_##operation
+#define WIDE_LANES LANES
+#define LARGEST 4095.0f /* 13 bits with the sign */
+#define LARGEST_POSITIVE LARGEST
+#endif
+
+INLINE __m128 both_add_ps(__m256 all) { return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)); }
+INLINE __m128 both_max_ps(__m256 all) { return _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)); }
+
+/* `operation` over the lanes of each of ROWS vectors. `halves`: two halves of the lanes to one. */
+#define PAIRS(bits, operation, left, right) \
+    _mm##bits##_##operation(_mm##bits##_shuffle_ps(left, right, 0x88), _mm##bits##_shuffle_ps(left, right, 0xdd))
+#define ACROSS(name, Vector, bits, operation, halves)                                           \
+    INLINE __m128 name(const Vector *vectors) {                                                 \
+        const Vector first = PAIRS(bits, operation, vectors[0], vectors[1]);                    \
+        const Vector second = PAIRS(bits, operation, vectors[2], vectors[3]);                   \
+        return both_##operation(halves(operation, PAIRS(bits, operation, first, second)));      \
+    }
+#define AS_IT_IS(operation, all) all
+ACROSS(sums_of, __m256, 256, add_ps, AS_IT_IS)
+ACROSS(largest_of, __m256, 256, max_ps, AS_IT_IS)
+#if BITS == 8
+#define HALVES(operation, all) _mm256_##operation(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1))
+ACROSS(wide_sums_of, __m512, 512, add_ps, HALVES)
+ACROSS(wide_largest_of, __m512, 512, max_ps, HALVES)
+#else
+#define wide_sums_of sums_of
+#define wide_largest_of largest_of
+#endif
+
+INLINE __m256 magnitude(__m256 values) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), values); }
+
+/* `scale` (a constant) times 2^x for x <= 0, in integers. 2^f is its best polynomial: of degree 3 for 0 <= f < 1, to
+ * 7e-5 of itself, and of degree 5 for |f| <= 1/2, to 3e-7. */
+INLINE Whole scaled_exp2(float scale, Floats x) {
+#if BITS == 8
+    Floats f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF), p = _mm512_set1_ps(scale * 7.80245872e-2f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.226067189f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.695833450f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.999925223f));
+    return _mm512_cvtps_epi32(_mm512_scalef_ps(p, x));
+#else
+    x = _mm256_max_ps(x, _mm256_set1_ps(-100.0f));
+    Whole n = _mm256_cvtps_epi32(x);
+    Floats f = _mm256_sub_ps(x, _mm256_cvtepi32_ps(n)), p = _mm256_set1_ps(scale * 1.32764748e-3f);
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(scale * 9.67554189e-3f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(scale * 5.55071309e-2f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(scale * 0.240221202f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(scale * 0.693146944f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(scale * 1.00000012f));
+    return _mm256_cvtps_epi32((Floats)_mm256_add_epi32((Whole)p, _mm256_slli_epi32(n, 23)));
+#endif
+}
+
+/* x (1/2 + z P(z^2)) with z = x, but `most` at most in magnitude. P makes it 0 and x beyond, and is the best of its
+ * degree; with 8 bits 1.2e-3 from GELU, with 16 1e-4: the inputs of the next layer are coarser. */
+INLINE Floats gelu(Floats x) {
+    const float most = BITS == 8 ? 3.4f : 4.25f;
+    Floats z = WIDE(max_ps)(WIDE(min_ps)(x, WIDE(set1_ps)(most)), WIDE(set1_ps)(-most));
+    Floats square = WIDE(mul_ps)(z, z);
+#if BITS == 8
+    Floats p = WIDE(set1_ps)(1.02382834e-5f);
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-4.05518716e-4f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(6.61493180e-3f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-5.94460776e-2f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(0.393890458f));
+#else
+    Floats p = WIDE(set1_ps)(-8.46045789e-10f);
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(7.57085559e-8f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-2.93880657e-6f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(6.55271506e-5f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-9.40448546e-4f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(9.25783347e-3f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-6.54535592e-2f));
+    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(0.398420155f));
+#endif
+    return WIDE(mul_ps)(x, WIDE(fmadd_ps)(p, z, WIDE(set1_ps)(0.5f)));
+}
+
+INLINE void store_whole(__m256i whole, Input *out) {
+#if BITS == 8
+    _mm_storel_epi64((__m128i *)out, _mm256_cvtepi32_epi8(whole));
+#else
+    __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole, whole), 0xd8);
+    _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(packed));
+#endif
+}
+
+INLINE void store_wide(Whole whole, Input *out) {
+#if BITS == 8
+    _mm_storeu_si128((__m128i *)out, _mm512_cvtepi32_epi8(whole));
+#else
+    store_whole(whole, out);
+#endif
+}
+
+/* ROWS rows, `step` apart, to integers: out (ROWS, width); `worth`: what one of them is in each row. `largest`: of the
+ * magnitudes in each. */
+INLINE void quantise(const float *rows, int64_t step, __m128 largest, Input *out, float *worth, int64_t width) {
+    float factors[ROWS];
+    __m128 factor = _mm_div_ps(_mm_set1_ps(LARGEST), _mm_max_ps(largest, _mm_set1_ps(LEAST)));
+    _mm_storeu_ps(factors, factor);
+    _mm_storeu_ps(worth, _mm_mul_ps(largest, _mm_set1_ps(1.0f / LARGEST)));
+    for (int row = 0; row < ROWS; row++) {
+        __m256 by = _mm256_broadcast_ss(factors + row);
+        for (int64_t i = 0; i < width; i += LANES) {
+            __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(rows + row * step + i), by));
+            store_whole(BITS == 8 ? _mm256_add_epi32(whole, _mm256_set1_epi32(128)) : whole, out + row * width + i);
+        }
+    }
+}
+
+/* Rows to integers: out (count, width). */
+static void quantise_rows(const float *rows, int64_t step, Input *out, float *worth, int64_t count, int64_t width) {
+    for (int64_t row = 0; row < count; row += ROWS, rows += ROWS * step, out += ROWS * width) {
+        __m256 largest[ROWS];
+        for (int i = 0; i < ROWS; i++) largest[i] = magnitude(_mm256_loadu_ps(rows + i * step));
+        for (int64_t i = LANES; i < width; i += LANES)
+            for (int j = 0; j < ROWS; j++)
+                largest[j] = _mm256_max_ps(largest[j], magnitude(_mm256_loadu_ps(rows + j * step + i)));
+        quantise(rows, step, largest_of(largest), out, worth + row, width);
+    }
+}
