@@ -9,10 +9,13 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from salm.errors import DependencyError
 
 COMPILERS = ("cc", "gcc", "clang")
 """Tried in this order, after the one named by the environment variable CC."""
+HEADERS = Path(__file__).parent
 FLAGS = ("-O3", "-std=c11", "-fPIC", "-shared")
 AVX2 = ("-mavx2", "-mfma")
 AVX512_VNNI = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
@@ -27,19 +30,33 @@ def compiled_library(source: Path, flags: tuple[str, ...], needed_for: str) -> c
     sources and flags, and appears there whole.
 
     Args:
-        source: the C file; it may include the headers beside it.
+        source: the C file; it may include the headers beside it and in `HEADERS`.
         flags: for the compiler, beside `FLAGS`: what this processor's instructions are.
         needed_for: what asks for it, for messages: "precision 'int8'".
 
     Raises:
         DependencyError: no C compiler, one that refuses the source, or no place for the library.
     """
-    text = b"".join(path.read_bytes() for path in [source, *sorted(source.parent.glob("*.h"))])
+    headers = [*sorted(source.parent.glob("*.h")), *sorted(HEADERS.glob("*.h"))]
+    text = b"".join(path.read_bytes() for path in [source, *headers])
     digest = hashlib.sha256(text + " ".join(FLAGS + flags).encode()).hexdigest()[:16]
     library = cache_folder() / f"{source.stem}-{digest}.so"
     if not library.is_file():
         _compile(source, flags, library, needed_for)
     return ctypes.CDLL(str(library))
+
+
+@lru_cache
+def torch_threads() -> ctypes.c_void_p:
+    """The function by which torch's own OpenMP runs others on its threads; nothing where torch has another way.
+
+    Threads of Python's or of another OpenMP would find torch's still waiting for work on their cores, for milliseconds.
+    """
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p)
+    except (OSError, AttributeError):
+        return ctypes.c_void_p()
 
 
 def cache_folder() -> Path:

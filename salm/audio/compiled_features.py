@@ -1,35 +1,37 @@
-"""The maps of `salm.audio.features` by compiled code: on processors with AVX2 in half the time, and without GIL."""
+"""The maps of `salm.audio.features` by compiled code, for x86-64 processors with AVX2: in a third of the time."""
 
 import ctypes
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from salm.compiled import AVX2, AVX512_VNNI, compiled_library
+from salm.compiled import AVX2, AVX512_VNNI, compiled_library, torch_threads
 from salm.processor import has_vnni
 
 SOURCE = Path(__file__).with_name("feature_maps.c")
-LANES, MAX_MAPS = 8, 7
-"""Floats of a vector, and maps at most: as in the source."""
-FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
-"""What lets a compiler write loops in vectors."""
+FLAGS = ("-fno-math-errno", "-fno-trapping-math")
+LARGEST_RADIX = 8
 
 
-class _Filters(ctypes.Structure):
+class _Features(ctypes.Structure):
     _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("window", "radices", "twiddles", "places", "turns")),
         *((name, ctypes.c_void_p) for name in ("weights", "first", "last", "start")),
-        *((name, ctypes.c_int64) for name in ("bins", "padded_bins", "mels")),
+        *((name, ctypes.c_int64) for name in ("size", "passes", "hop", "mels")),
         ("intensity_floor", ctypes.c_float),
     )
 
 
 class CompiledMaps:
-    """Linear maps of spectra: mel power of each channel, and of four the intensity vector.
+    """Linear maps of samples: mel power of each channel, and of four the intensity vector.
 
     Args:
+        window: of a frame, a power of two from 16 on.
+        hop_samples: from one frame to the next.
         mel_weights: the filterbank.
         intensity_floor: see `salm.audio.features`.
         needed_for: see `compiled_library`.
@@ -38,32 +40,98 @@ class CompiledMaps:
         DependencyError: see `compiled_library`.
     """
 
-    def __init__(self, mel_weights: Float[Tensor, "bins mels"], intensity_floor: float, needed_for: str) -> None:
+    def __init__(
+        self,
+        window: Float[Tensor, "fft"],
+        hop_samples: int,
+        mel_weights: Float[Tensor, "bins mels"],
+        *,
+        intensity_floor: float,
+        needed_for: str,
+    ) -> None:
         instructions = AVX512_VNNI if has_vnni() else AVX2
         self._function = compiled_library(SOURCE, (*instructions, *FLAGS), needed_for).salm_feature_maps
-        sizes = ctypes.c_int64, ctypes.c_int64
-        self._function.argtypes = [*2 * (ctypes.c_void_p,), *sizes, *2 * (ctypes.c_void_p,), ctypes.c_int64]
-        self._function.restype = None
-        bins, mels = mel_weights.shape
-        self._padded_bins = -(-bins // LANES) * LANES
-        padded = functional.pad(mel_weights.cpu(), (0, 0, 0, self._padded_bins - bins))
-        first, last, weights = [], [], []
-        for filter_weights in padded.unbind(1):
-            used = filter_weights.nonzero().flatten().tolist() or [0]
-            length = -(-(used[-1] + 1 - used[0]) // LANES) * LANES
-            first.append(min(used[0], self._padded_bins - length))
-            last.append(first[-1] + length)
-            weights.append(filter_weights[first[-1] : last[-1]])
-        start = [0, *torch.tensor([len(part) for part in weights]).cumsum(0).tolist()][:-1]
-        self._kept = torch.cat(weights), *map(torch.tensor, (first, last, start))
-        addresses = (tensor.data_ptr() for tensor in self._kept)
-        self._filters = _Filters(*addresses, bins, self._padded_bins, mels, intensity_floor)
+        self._function.argtypes = [
+            *2 * (ctypes.c_void_p,),
+            *3 * (ctypes.c_int64,),
+            *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int),
+        ]
+        size = len(window) // 2
+        radices = transform_radices(size)
+        tables = {
+            "window": window.cpu().float() / 2,
+            "radices": torch.tensor(radices),
+            "twiddles": _twiddles(size, radices),
+            "places": transform_places(size, radices),
+            "turns": _turns(torch.arange(size // 2 + 1), 2 * size),
+            **_bands(mel_weights.cpu()),
+        }
+        self._kept = {name: table.contiguous() for name, table in tables.items()}
+        self._features = _Features(
+            **{name: table.data_ptr() for name, table in self._kept.items()},
+            size=size,
+            passes=len(radices),
+            hop=hop_samples,
+            mels=mel_weights.shape[1],
+            intensity_floor=intensity_floor,
+        )
 
-    def write(
-        self, spectra: Complex[Tensor, "channels frames bins"], maps: Float[Tensor, "maps all_frames mels"], first: int
-    ) -> None:
-        """Fill the maps of the spectra's frames, from frame `first` on; both tensors are contiguous."""
-        channels, frames, _ = spectra.shape
-        linear = torch.zeros(MAX_MAPS, self._padded_bins)
-        filters, target = ctypes.addressof(self._filters), maps[0, first].data_ptr()
-        self._function(filters, spectra.data_ptr(), channels, frames, linear.data_ptr(), target, maps.stride(0))
+    def write(self, samples: Float[Tensor, "channels samples"], maps: Float[Tensor, "maps frames mels"]) -> None:
+        """Fill the maps of all frames, of which the first one begins with the first sample; both are contiguous."""
+        channels, frames = len(samples), maps.shape[1]
+        done = self._function(
+            *(ctypes.addressof(self._features), samples.data_ptr(), channels, samples.stride(0)),
+            *(frames, maps.data_ptr(), maps.stride(0), torch_threads(), torch.get_num_threads()),
+        )
+        if not done:
+            raise MemoryError("not enough memory for the feature maps of a clip")
+
+
+def can_transform(fft_samples: int) -> bool:
+    """Whether `CompiledMaps` has frames of this length."""
+    return fft_samples >= 2 * LARGEST_RADIX and fft_samples.bit_count() == 1
+
+
+def transform_radices(size: int) -> list[int]:
+    """Radix of each pass of a Fourier transform: 8, and 2 or 4 for what remains."""
+    radices = []
+    while size > 1:
+        radices.append(min(size, LARGEST_RADIX))
+        size //= radices[-1]
+    return radices
+
+
+def transform_places(size: int, radices: list[int]) -> Tensor:
+    """Where decimation in frequency leaves each bin, the last one being the first again."""
+    places, bins, block = torch.zeros(size + 1).long(), torch.arange(size + 1) % size, size
+    for radix in radices:
+        block //= radix
+        places += bins % radix * block
+        bins //= radix
+    return places
+
+
+def _twiddles(size: int, radices: list[int]) -> Tensor:
+    """Pass by pass (block / radix, radix - 1, 2): e^(-2 pi i jk / block)."""
+    parts, block = [], size
+    for radix in radices:
+        parts.append(_turns(torch.outer(torch.arange(block // radix), torch.arange(1, radix)), block).flatten())
+        block //= radix
+    return torch.cat(parts)
+
+
+def _turns(numbers: Tensor, of: int) -> Float[Tensor, "*numbers 2"]:
+    angles = numbers.double() * (-2 * math.pi / of)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def _bands(mel_weights: Float[Tensor, "bins mels"]) -> dict[str, Any]:
+    """The bins of each filter without the zeros around them."""
+    first, last, weights = [], [], []
+    for band in mel_weights.unbind(1):
+        used = band.nonzero().flatten().tolist() or [0]
+        first.append(used[0])
+        last.append(used[-1] + 1)
+        weights.append(band[first[-1] : last[-1]])
+    start = torch.tensor([0, *map(len, weights)]).cumsum(0)[:-1]
+    return {"weights": torch.cat(weights), "first": torch.tensor(first), "last": torch.tensor(last), "start": start}

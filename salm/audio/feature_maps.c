@@ -1,10 +1,14 @@
-/* Feature maps of spectra: power of each channel and the unit intensity vector, summed over the bands of mel filters.
+/* Feature maps of samples: of each frame its spectra, their power and the unit intensity vector, and the sums of these
+ * over the bands of mel filters.
  *
- * `salm.audio.compiled_features` compiles this file and has `Filters` once more; `salm.audio.features` has the same
- * maps in torch.
+ * For x86-64 with AVX2. `salm.audio.compiled_features` compiles this file, has `Features` once more and makes what it
+ * points to; `salm.audio.features` has the same maps in torch. Eight frames go through all steps together, one in each
+ * lane of a vector, and stay in their core's cache.
  */
+#include "../threads.h"
+#include <immintrin.h>
 #include <math.h>
-#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -12,94 +16,231 @@
 #define MAX_CHANNELS 4
 #define MAX_MAPS 7
 
-typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
-
-/* Filter m weighs bins `first[m]` to `last[m]`, whole vectors of them, by `weights` from `start[m]` on. */
+typedef __m256 Lanes;
 typedef struct {
-    const float *weights;
+    Lanes re, im;
+} Complex;
+
+/* The transform has `size` = fft / 2 complex numbers, of which pass i makes parts of 1 / `radices[i]`. */
+typedef struct {
+    const float *window;    /* (fft), halved */
+    const int64_t *radices; /* (passes): 8, the last one 2, 4 or 8 */
+    const float *twiddles;  /* pass by pass (size / radices, radix - 1, 2) */
+    const int64_t *places;  /* (size + 1): where the passes leave each bin */
+    const float *turns;     /* (size / 2 + 1, 2): e^(-2 pi i k / fft) */
+    const float *weights;   /* mel filter m weighs bins `first[m]` to `last[m]` by `weights` from `start[m]` on */
     const int64_t *first, *last, *start;
-    int64_t bins, padded_bins, mels;
+    int64_t size, passes, hop, mels;
     float intensity_floor;
-} Filters;
+} Features;
 
-/* One frame's linear maps (maps, padded_bins), of which those beyond `bins` are zero. */
-INLINE void linear_maps(const Filters *filters, const float *restrict spectra, int64_t channel_step,
-                        int64_t channels, float *restrict linear) {
-    const int64_t bins = filters->bins, step = filters->padded_bins;
-    const float floor = filters->intensity_floor;
-    for (int64_t channel = 0; channel < channels; channel++) {
-        const float *spectrum = spectra + channel * channel_step;
-        float *power = linear + channel * step;
-        for (int64_t bin = 0; bin < bins; bin++)
-            power[bin] = spectrum[2 * bin] * spectrum[2 * bin] + spectrum[2 * bin + 1] * spectrum[2 * bin + 1];
+INLINE Complex add(Complex left, Complex right) { return (Complex){left.re + right.re, left.im + right.im}; }
+INLINE Complex subtract(Complex left, Complex right) { return (Complex){left.re - right.re, left.im - right.im}; }
+INLINE Complex turn_back(Complex z) { return (Complex){z.im, -z.re}; } /* times -i */
+
+INLINE Complex multiply(Complex z, const float *by) {
+    const Lanes re = _mm256_broadcast_ss(by), im = _mm256_broadcast_ss(by + 1);
+    return (Complex){_mm256_fmsub_ps(z.re, re, z.im * im), _mm256_fmadd_ps(z.re, im, z.im * re)};
+}
+
+/* Fourier transforms of 2, 4 and 8 numbers, in place. */
+INLINE void transform_2(Complex *z) {
+    const Complex first = z[0], second = z[1];
+    z[0] = add(first, second);
+    z[1] = subtract(first, second);
+}
+
+INLINE void transform_4(Complex *z) {
+    Complex even[2] = {z[0], z[2]}, odd[2] = {z[1], z[3]};
+    transform_2(even);
+    transform_2(odd);
+    odd[1] = turn_back(odd[1]);
+    for (int k = 0; k < 2; k++) {
+        z[k] = add(even[k], odd[k]);
+        z[k + 2] = subtract(even[k], odd[k]);
     }
+}
+
+INLINE void transform_8(Complex *z) {
+    const Lanes half = _mm256_set1_ps(0.70710678f);
+    Complex even[4] = {z[0], z[2], z[4], z[6]}, odd[4] = {z[1], z[3], z[5], z[7]};
+    transform_4(even);
+    transform_4(odd);
+    odd[1] = (Complex){(odd[1].re + odd[1].im) * half, (odd[1].im - odd[1].re) * half};
+    odd[2] = turn_back(odd[2]);
+    odd[3] = (Complex){(odd[3].im - odd[3].re) * half, (odd[3].re + odd[3].im) * -half};
+    for (int k = 0; k < 4; k++) {
+        z[k] = add(even[k], odd[k]);
+        z[k + 4] = subtract(even[k], odd[k]);
+    }
+}
+
+/* One pass over all blocks of `block` numbers, decimating in frequency. */
+INLINE void pass(int radix, Complex *data, int64_t size, int64_t block, const float *twiddles) {
+    const int64_t part = block / radix;
+    for (int64_t start = 0; start < size; start += block)
+        for (int64_t i = 0; i < part; i++) {
+            Complex z[8], *at = data + start + i;
+#pragma GCC unroll 8
+            for (int k = 0; k < radix; k++) z[k] = at[k * part];
+            if (radix == 8) transform_8(z);
+            if (radix == 4) transform_4(z);
+            if (radix == 2) transform_2(z);
+            at[0] = z[0];
+#pragma GCC unroll 8
+            for (int k = 1; k < radix; k++)
+                at[k * part] = part > 1 ? multiply(z[k], twiddles + (i * (radix - 1) + k - 1) * 2) : z[k];
+        }
+}
+
+static void transform(const Features *features, Complex *data) {
+    const float *twiddles = features->twiddles;
+    int64_t block = features->size;
+    for (int64_t i = 0; i < features->passes; i++) {
+        const int64_t radix = features->radices[i];
+        if (radix == 8 && block > 8) pass(8, data, features->size, block, twiddles);
+        if (radix == 8 && block == 8) pass(8, data, features->size, 8, twiddles);
+        if (radix == 4) pass(4, data, features->size, 4, twiddles);
+        if (radix == 2) pass(2, data, features->size, 2, twiddles);
+        twiddles += block / radix * (radix - 1) * 2;
+        block /= radix;
+    }
+}
+
+/* Rows to columns. */
+INLINE void transpose(Lanes *rows) {
+    Lanes pairs[LANES], fours[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4)
+        for (int j = 0; j < 2; j++) {
+            fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+            fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        rows[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        rows[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
+}
+
+/* LANES frames, those after `last` being `last` again, through the window: data (2 size), even and odd samples as real
+ * and imaginary parts. */
+INLINE void take_frames(const Features *features, const float *samples, int64_t first, int64_t last, Lanes *data) {
+    const float *frames[LANES];
+    for (int lane = 0; lane < LANES; lane++)
+        frames[lane] = samples + (first + lane < last ? first + lane : last) * features->hop;
+    for (int64_t i = 0; i < 2 * features->size; i += LANES) {
+        Lanes rows[LANES], window = _mm256_loadu_ps(features->window + i);
+#pragma GCC unroll 8
+        for (int lane = 0; lane < LANES; lane++) rows[lane] = _mm256_loadu_ps(frames[lane] + i) * window;
+        transpose(rows);
+#pragma GCC unroll 8
+        for (int lane = 0; lane < LANES; lane++) data[i + lane] = rows[lane];
+    }
+}
+
+/* Bins k and size - k of a real signal's spectrum, from the transform of its even and odd samples. */
+INLINE void split(const Features *features, const Complex *data, int64_t k, Complex *low, Complex *high) {
+    const Complex z = data[features->places[k]], mirrored = data[features->places[features->size - k]];
+    const Complex even = {z.re + mirrored.re, z.im - mirrored.im}, odd = {z.im + mirrored.im, mirrored.re - z.re};
+    const Complex turned = multiply(odd, features->turns + 2 * k);
+    *low = add(even, turned);
+    *high = (Complex){even.re - turned.re, turned.im - even.im};
+}
+
+/* One bin's linear maps, `step` apart, from its spectra (channels). */
+INLINE void bin_maps(int channels, float intensity_floor, const Complex *spectra, Lanes *linear, int64_t step) {
+    for (int channel = 0; channel < channels; channel++)
+        linear[channel * step] = spectra[channel].re * spectra[channel].re + spectra[channel].im * spectra[channel].im;
     if (channels == 1) return;
-    const float *w = spectra, *y = w + channel_step, *z = y + channel_step, *x = z + channel_step;
-    float *restrict along_y = linear + MAX_CHANNELS * step;
-    float *restrict along_z = along_y + step, *restrict along_x = along_z + step;
-    for (int64_t bin = 0; bin < bins; bin++) {
-        const float real = w[2 * bin], imag = w[2 * bin + 1];
-        const float to_y = real * y[2 * bin] + imag * y[2 * bin + 1];
-        const float to_z = real * z[2 * bin] + imag * z[2 * bin + 1];
-        const float to_x = real * x[2 * bin] + imag * x[2 * bin + 1];
-        const float factor = 1.0f / (sqrtf(to_y * to_y + to_z * to_z + to_x * to_x) + floor);
-        along_y[bin] = to_y * factor;
-        along_z[bin] = to_z * factor;
-        along_x[bin] = to_x * factor;
+    Lanes intensity[3], square = _mm256_setzero_ps();
+    for (int axis = 0; axis < 3; axis++) {
+        intensity[axis] = spectra[0].re * spectra[axis + 1].re + spectra[0].im * spectra[axis + 1].im;
+        square += intensity[axis] * intensity[axis];
     }
+    const Lanes length = _mm256_sqrt_ps(square) + _mm256_set1_ps(intensity_floor);
+    const Lanes factor = _mm256_set1_ps(1.0f) / length;
+    for (int axis = 0; axis < 3; axis++) linear[(MAX_CHANNELS + axis) * step] = intensity[axis] * factor;
 }
 
-/* Sums over the lanes of each of 8 vectors. */
-INLINE Lanes sums_of_lanes(const Lanes *parts) {
-    typedef int32_t Places __attribute__((vector_size(sizeof(Lanes))));
-    const Places even = {0, 2, 4, 6, 8, 10, 12, 14}, odd = {1, 3, 5, 7, 9, 11, 13, 15};
-    Lanes sums[LANES];
-    for (int place = 0; place < LANES; place++) sums[place] = parts[place];
-#pragma GCC unroll 3
-    for (int count = LANES / 2; count > 0; count /= 2)
-#pragma GCC unroll 4
-        for (int place = 0; place < count; place++) {
-            const Lanes left = sums[2 * place], right = sums[2 * place + 1];
-            sums[place] = __builtin_shuffle(left, right, even) + __builtin_shuffle(left, right, odd);
-        }
-    return sums[0];
-}
-
-/* One frame's linear maps (num_maps, padded_bins) -> its mels of each map. */
-INLINE void weigh(const Filters *filters, int64_t num_maps, const float *linear, float *maps, int64_t map_step) {
-    for (int64_t first = 0; first < filters->mels; first += LANES) {
-        const int64_t count = filters->mels - first < LANES ? filters->mels - first : LANES;
-        Lanes parts[MAX_MAPS][LANES] = {0};
-        for (int64_t i = 0; i < count; i++) {
-            const int64_t mel = first + i;
-            const float *weights = filters->weights + filters->start[mel];
-            Lanes sums[MAX_MAPS] = {0};
-            for (int64_t bin = filters->first[mel]; bin < filters->last[mel]; bin += LANES, weights += LANES)
+/* Linear maps (num_maps, size + 1) to maps: mels of `count` frames, one frame behind the other. */
+INLINE void weigh(int num_maps, const Features *features, const Lanes *linear, float *maps, int64_t map_step,
+                  int64_t count) {
+    for (int64_t first = 0; first < features->mels; first += LANES) {
+        const int64_t mels = features->mels - first < LANES ? features->mels - first : LANES;
+        Lanes sums[MAX_MAPS][LANES];
+        memset(sums, 0, sizeof sums);
+        for (int64_t i = 0; i < mels; i++) {
+            const int64_t start = features->first[first + i], end = features->last[first + i];
+            const float *weights = features->weights + features->start[first + i];
+            Lanes total[MAX_MAPS];
 #pragma GCC unroll 7
-                for (int64_t map = 0; map < num_maps; map++)
-                    sums[map] += *(const Lanes *)weights * *(const Lanes *)(linear + map * filters->padded_bins + bin);
+            for (int map = 0; map < num_maps; map++) total[map] = _mm256_setzero_ps();
+            for (int64_t bin = start; bin < end; bin++) {
+                const Lanes weight = _mm256_broadcast_ss(weights + bin - start);
 #pragma GCC unroll 7
-            for (int64_t map = 0; map < num_maps; map++) parts[map][i] = sums[map];
+                for (int map = 0; map < num_maps; map++)
+                    total[map] = _mm256_fmadd_ps(weight, linear[map * (features->size + 1) + bin], total[map]);
+            }
+#pragma GCC unroll 7
+            for (int map = 0; map < num_maps; map++) sums[map][i] = total[map];
         }
-        for (int64_t map = 0; map < num_maps; map++) {
-            const Lanes totals = sums_of_lanes(parts[map]);
-            memcpy(maps + map * map_step + first, &totals, count * sizeof(float));
+        for (int map = 0; map < num_maps; map++) {
+            transpose(sums[map]);
+            for (int64_t frame = 0; frame < count; frame++)
+                memcpy(maps + map * map_step + frame * features->mels + first, sums[map] + frame, mels * sizeof(float));
         }
     }
 }
 
-/* spectra (channels, frames, bins, 2) -> maps: a frame's mels lie together, frames one behind the other, maps
- * `map_step` floats apart. `linear`: zeros, (MAX_MAPS, padded_bins). */
-void salm_feature_maps(const Filters *filters, const float *spectra, int64_t channels, int64_t frames, float *linear,
-                       float *maps, int64_t map_step) {
-    for (int64_t frame = 0; frame < frames; frame++, maps += filters->mels, spectra += filters->bins * 2) {
-        const int64_t channel_step = frames * filters->bins * 2;
-        if (channels == 1) {
-            linear_maps(filters, spectra, channel_step, 1, linear);
-            weigh(filters, 1, linear, maps, map_step);
-        } else {
-            linear_maps(filters, spectra, channel_step, MAX_CHANNELS, linear);
-            weigh(filters, MAX_MAPS, linear, maps, map_step);
-        }
+typedef struct {
+    Items items; /* LANES frames each */
+    const Features *features;
+    const float *samples;
+    float *maps;
+    int64_t channel_step, frames, map_step;
+} Clip;
+
+INLINE void run(Clip *clip, int channels) {
+    const Features *features = clip->features;
+    const int64_t size = features->size, num_maps = channels == 1 ? 1 : MAX_MAPS;
+    const int64_t bytes = channels * size * sizeof(Complex) + num_maps * (size + 1) * sizeof(Lanes);
+    Complex *data = aligned_alloc(sizeof(Complex), (bytes / sizeof(Complex) + 1) * sizeof(Complex));
+    Lanes *linear = (Lanes *)(data + channels * size);
+    if (data == NULL) {
+        clip->items.failed = 1;
+        return;
     }
+    for (int64_t item; (item = clip->items.next++) < clip->items.count;) {
+        const int64_t first = item * LANES, left = clip->frames - first;
+        for (int64_t channel = 0; channel < channels; channel++) {
+            Complex *own = data + channel * size;
+            take_frames(features, clip->samples + channel * clip->channel_step, first, clip->frames - 1, (Lanes *)own);
+            transform(features, own);
+        }
+        for (int64_t k = 0; k <= size / 2; k++) {
+            Complex low[MAX_CHANNELS], high[MAX_CHANNELS];
+            for (int channel = 0; channel < channels; channel++)
+                split(features, data + channel * size, k, low + channel, high + channel);
+            bin_maps(channels, features->intensity_floor, low, linear + k, size + 1);
+            bin_maps(channels, features->intensity_floor, high, linear + size - k, size + 1);
+        }
+        weigh(num_maps, features, linear, clip->maps + first * features->mels, clip->map_step,
+              left < LANES ? left : LANES);
+    }
+    free(data);
+}
+
+static void run_mono(void *clip) { run(clip, 1); }
+static void run_foa(void *clip) { run(clip, MAX_CHANNELS); }
+
+/* samples (channels, at least (frames - 1) hop + fft), `channel_step` apart -> maps, `map_step` apart: a frame's mels lie
+ * together, frames one behind the other. 0 without memory. */
+int salm_feature_maps(const Features *features, const float *samples, int64_t channels, int64_t channel_step,
+                      int64_t frames, float *maps, int64_t map_step, Parallel parallel, int threads) {
+    Clip clip = {.items.count = (frames + LANES - 1) / LANES, .features = features, .samples = samples, .maps = maps,
+                 .channel_step = channel_step, .frames = frames, .map_step = map_step};
+    return share_out(channels == 1 ? run_mono : run_foa, &clip, &clip.items, parallel, threads);
 }

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from salm.audio.compiled_features import CompiledMaps
+from salm.audio.compiled_features import CompiledMaps, can_transform
 from salm.config import FeatureConfig
 from salm.errors import AudioFormatError
 
@@ -74,8 +74,14 @@ class FeatureExtractor(torch.nn.Module):
         self.mel_weights: Tensor
         self._bands = _bands(self.mel_weights)
         self._compiled = None
-        if compiled_for is not None:
-            self._compiled = CompiledMaps(self.mel_weights, INTENSITY_FLOOR, compiled_for)
+        if compiled_for is not None and can_transform(self.config.fft_samples):
+            self._compiled = CompiledMaps(
+                self.window,
+                self.config.hop_samples,
+                self.mel_weights,
+                intensity_floor=INTENSITY_FLOOR,
+                needed_for=compiled_for,
+            )
 
     @torch.no_grad()
     def forward(self, samples: Float[Tensor, "batch channels samples"]) -> Float[Tensor, "batch maps frames mels"]:
@@ -115,17 +121,20 @@ class FeatureExtractor(torch.nn.Module):
         channels, count = frames.shape[-3:-1]
         num_maps = 1 if channels == 1 else NUM_MAPS
         maps = samples.new_empty(*samples.shape[:-2], num_maps, count, config.num_mels)
-        for start in range(0, count, frames_at_once):
-            spectra = torch.fft.rfft(frames[..., start : start + frames_at_once, :] * self.window)
-            if self._compiled is not None and samples.device.type == "cpu":
-                self._compiled.write(spectra, maps, start)
-                continue
-            linear = _power_and_intensity(spectra.real, spectra.imag)
-            for bins, mels in self._bands:
-                product = linear[..., bins] @ self.mel_weights[bins, mels]
-                maps[..., start : start + frames_at_once, mels] = product
+        if self._compiled is not None and samples.device.type == "cpu":
+            self._compiled.write(padded, maps)
+        else:
+            self._write(frames, maps, frames_at_once)
         maps[..., :channels, :, :].clamp_min_(POWER_FLOOR).log10_().mul_(10.0)
         return maps
+
+    def _write(self, frames: Tensor, maps: Tensor, at_once: int) -> None:
+        """(..., channels, frames, samples) to linear (..., maps, frames, mels)."""
+        for start in range(0, frames.shape[-2], at_once):
+            spectra = torch.fft.rfft(frames[..., start : start + at_once, :] * self.window)
+            linear = _power_and_intensity(spectra.real, spectra.imag)
+            for bins, mels in self._bands:
+                maps[..., start : start + at_once, mels] = linear[..., bins] @ self.mel_weights[bins, mels]
 
 
 def _power_and_intensity(

@@ -16,7 +16,6 @@ import ctypes
 import math
 import platform
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from salm.compiled import AVX2, AVX512_VNNI, compiled_library
+from salm.compiled import AVX2, AVX512_VNNI, compiled_library, torch_threads
 from salm.errors import ConfigError, DependencyError
 from salm.models.htsat import (
     IMAGE_SIZE,
@@ -139,19 +138,6 @@ class IntegerStage(nn.Module):
         images = _pointer(tokens), _pointer(merged)
         _check_memory(self._library.salm_merge(ctypes.byref(self._merge), *images, clips, parallel, threads))
         return merged
-
-
-@lru_cache
-def torch_threads() -> ctypes.c_void_p:
-    """The function by which torch's own OpenMP runs others on its threads; nothing where torch has another way.
-
-    Threads of Python's or of another OpenMP would find torch's still waiting for work on their cores, for milliseconds.
-    """
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    try:
-        return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p)
-    except (OSError, AttributeError):
-        return ctypes.c_void_p()
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -12,7 +12,9 @@
  *
  * Counts: `in`, `out`, `head_width` and `tokens` are multiples of 8, 16, 8 and 16.
  */
+#include "../threads.h"
 #include "integer_attention.h"
+#include <math.h>
 #include <stdlib.h>
 
 #define PATCH 4
@@ -162,12 +164,10 @@ static void transform_tokens(const Block *block, const Scratch *scratch) {
     linear(ADD, &block->fc2, scratch->whole, scratch->scale, scratch->tokens, block->fc2.out, block->tokens);
 }
 
-/* Threads take one item after the other until there are none. */
 typedef struct {
-    const void *layer; /* a Block or a Merge */
+    Items items;
+    const void *layer; /* Patches, a Block or a Merge */
     float *image, *out;
-    int64_t count;
-    _Atomic int64_t next, failed;
 } Work;
 
 static void run_block(void *data) {
@@ -176,7 +176,7 @@ static void run_block(void *data) {
     const int64_t count = block->tokens, width = block->width, step = block->fc2.out;
     Scratch scratch;
     void *memory = take_memory(block, &scratch);
-    for (int64_t window; memory != NULL && (window = work->next++) < work->count;) {
+    for (int64_t window; memory != NULL && (window = work->items.next++) < work->items.count;) {
         const int64_t place = window % block->windows;
         const int64_t *order = block->order + place * count;
         float *clip = work->image + (window - place) * count * width;
@@ -187,7 +187,7 @@ static void run_block(void *data) {
         for (int64_t token = 0; token < count; token++)
             memcpy(clip + order[token] * width, scratch.tokens + token * step, width * sizeof(float));
     }
-    if (memory == NULL) work->failed = 1;
+    if (memory == NULL) work->items.failed = 1;
     free(memory);
 }
 
@@ -225,7 +225,7 @@ static void run_patches(void *data) {
     Work *work = data;
     const Patches *patches = work->layer;
     const int64_t width = patches->width, side = patches->side, per_line = side / PATCH;
-    for (int64_t line; (line = work->next++) < work->count;) {
+    for (int64_t line; (line = work->items.next++) < work->items.count;) {
         const float *image = work->image + (line / per_line * patches->maps * side + line % per_line * PATCH) * side;
         float *tokens = work->out + line * per_line * width;
         for (int64_t first = 0; first < per_line; first += ROWS, image += ROWS * PATCH, tokens += ROWS * width) {
@@ -246,13 +246,13 @@ static void run_merge(void *data) {
     const int64_t floats = MERGED_ROWS * wide + ROWS * wide + MERGED_ROWS;
     float *memory = malloc(floats * sizeof(float) + MERGED_ROWS * wide * sizeof(Input));
     if (memory == NULL) {
-        work->failed = 1;
+        work->items.failed = 1;
         return;
     }
     float *joined = memory, *normed = joined + MERGED_ROWS * wide, *scale = normed + ROWS * wide;
     Input *whole = (Input *)(scale + MERGED_ROWS);
-    for (int64_t start; (start = MERGED_ROWS * work->next++) < work->count;) {
-        const int64_t rows = work->count - start < MERGED_ROWS ? work->count - start : MERGED_ROWS;
+    for (int64_t start; (start = MERGED_ROWS * work->items.next++) < work->items.count;) {
+        const int64_t rows = work->items.count - start < MERGED_ROWS ? work->items.count - start : MERGED_ROWS;
         for (int64_t row = 0; row < rows; row++) {
             const int64_t place = (start + row) % merge->out_tokens;
             const float *clip = work->image + (start + row - place) * wide;
@@ -266,31 +266,20 @@ static void run_merge(void *data) {
     free(memory);
 }
 
-/* GCC's and LLVM's OpenMP: calls `run(data)` on each of `threads` threads. */
-typedef void (*Parallel)(void (*run)(void *), void *data, unsigned threads, unsigned flags);
-
-static int share_out(void (*run)(void *), Work *work, Parallel parallel, int threads) {
-    if (parallel == NULL || threads == 1)
-        run(work);
-    else
-        parallel(run, work, threads, 0);
-    return !work->failed;
-}
-
 /* images (clips, maps, side, side) -> out (clips, (side / PATCH)^2, width). */
 int salm_patches(const Patches *patches, float *images, float *out, int64_t clips, Parallel parallel, int threads) {
-    Work work = {.layer = patches, .image = images, .out = out, .count = clips * (patches->side / PATCH)};
-    return share_out(run_patches, &work, parallel, threads);
+    Work work = {.layer = patches, .image = images, .out = out, .items.count = clips * (patches->side / PATCH)};
+    return share_out(run_patches, &work, &work.items, parallel, threads);
 }
 
 /* The windows of `clips` images (clips, windows * tokens, width), in place; 0 without memory. */
 int salm_block(const Block *block, float *images, int64_t clips, Parallel parallel, int threads) {
-    Work work = {.layer = block, .image = images, .count = clips * block->windows};
-    return share_out(run_block, &work, parallel, threads);
+    Work work = {.layer = block, .image = images, .items.count = clips * block->windows};
+    return share_out(run_block, &work, &work.items, parallel, threads);
 }
 
 /* images (clips, 4 out_tokens, width) -> out (clips, out_tokens, 2 width); 0 without memory. */
 int salm_merge(const Merge *merge, float *images, float *out, int64_t clips, Parallel parallel, int threads) {
-    Work work = {.layer = merge, .image = images, .out = out, .count = clips * merge->out_tokens};
-    return share_out(run_merge, &work, parallel, threads);
+    Work work = {.layer = merge, .image = images, .out = out, .items.count = clips * merge->out_tokens};
+    return share_out(run_merge, &work, &work.items, parallel, threads);
 }

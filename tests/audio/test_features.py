@@ -83,6 +83,32 @@ def test_compiled_maps_are_the_same(extract, samples):
     torch.testing.assert_close(compiled(torch.zeros(1, 4, 1200)), extract(torch.zeros(1, 4, 1200)))
 
 
+@pytest.mark.parametrize("fft_samples", [16, 64, 512, 2048, 600])
+def test_compiled_maps_of_other_frames(fft_samples):
+    config = replace(FeatureConfig(), fft_samples=fft_samples, hop_samples=100)
+    weights = torch.rand(fft_samples // 2 + 1, 64)
+    try:
+        compiled = FeatureExtractor(config, weights, compiled_for="the test")
+    except DependencyError as error:
+        pytest.skip(str(error))
+    torch.testing.assert_close(compiled(noise(4)), FeatureExtractor(config, weights)(noise(4)), atol=1e-3, rtol=1e-4)
+
+
+def test_compiled_maps_are_the_same_on_any_number_of_threads():
+    threads = torch.get_num_threads()
+    try:
+        compiled = FeatureExtractor(compiled_for="the test")
+        maps = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            maps.append(compiled(noise(4)))
+    except DependencyError as error:
+        pytest.skip(str(error))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(maps[0], maps[1]) and torch.equal(maps[0], maps[2])
+
+
 def test_compiled_maps_of_another_filterbank(extract):
     weights = torch.zeros(513, 5)
     weights[512, 0] = weights[0, 2] = weights[500:, 3] = weights[:, 4] = 1.0  # the ends, all bins, and a silent filter
