@@ -102,20 +102,29 @@ INLINE Floats gelu(Floats x) {
     return WIDE(mul_ps)(x, WIDE(fmadd_ps)(p, z, WIDE(set1_ps)(0.5f)));
 }
 
-INLINE void store_whole(__m256i whole, Input *out) {
+INLINE void store_wide(Whole whole, Input *out) {
 #if BITS == 8
-    _mm_storel_epi64((__m128i *)out, _mm256_cvtepi32_epi8(whole));
+    _mm_storeu_si128((__m128i *)out, _mm512_cvtepi32_epi8(whole));
 #else
     __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole, whole), 0xd8);
     _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(packed));
 #endif
 }
 
-INLINE void store_wide(Whole whole, Input *out) {
+/* A row times `factor` as inputs of a layer. */
+INLINE void round_row(const float *row, float factor, Input *out, int64_t width) {
+    int64_t i = 0;
 #if BITS == 8
-    _mm_storeu_si128((__m128i *)out, _mm512_cvtepi32_epi8(whole));
+    const float shift = 0x1.8p23f + 128; /* leaves the whole number and 128 in the lowest byte of a sum */
+    for (; i + WIDE_LANES <= width; i += WIDE_LANES)
+        store_wide((Whole)_mm512_fmadd_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(factor), _mm512_set1_ps(shift)), out + i);
+    for (; i < width; i += LANES) {
+        __m256 sum = _mm256_fmadd_ps(_mm256_loadu_ps(row + i), _mm256_set1_ps(factor), _mm256_set1_ps(shift));
+        _mm_storel_epi64((__m128i *)(out + i), _mm256_cvtepi32_epi8((__m256i)sum));
+    }
 #else
-    store_whole(whole, out);
+    for (; i < width; i += LANES)
+        store_wide(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(row + i), _mm256_set1_ps(factor))), out + i);
 #endif
 }
 
@@ -126,13 +135,7 @@ INLINE void quantise(const float *rows, int64_t step, __m128 largest, Input *out
     __m128 factor = _mm_div_ps(_mm_set1_ps(LARGEST), _mm_max_ps(largest, _mm_set1_ps(LEAST)));
     _mm_storeu_ps(factors, factor);
     _mm_storeu_ps(worth, _mm_mul_ps(largest, _mm_set1_ps(1.0f / LARGEST)));
-    for (int row = 0; row < ROWS; row++) {
-        __m256 by = _mm256_broadcast_ss(factors + row);
-        for (int64_t i = 0; i < width; i += LANES) {
-            __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(rows + row * step + i), by));
-            store_whole(BITS == 8 ? _mm256_add_epi32(whole, _mm256_set1_epi32(128)) : whole, out + row * width + i);
-        }
-    }
+    for (int row = 0; row < ROWS; row++) round_row(rows + row * step, factors[row], out + row * width, width);
 }
 
 /* Rows to integers: out (count, width). */
