@@ -206,7 +206,7 @@ def _packed_patches(embed: PatchEmbed, bits: int) -> _Patches:
         raise ConfigError(f"precision 'int{bits}' needs widths of a multiple of {LANES}, got {width}; use 'float32'")
     return _Patches(
         weight=embed.proj.weight.detach().permute(1, 2, 3, 0).contiguous(),
-        bias=embed.proj.bias.detach().clone(),
+        bias=embed.proj.bias.detach().clone(),  # type: ignore[union-attr]
         norm=_packed_norm(embed.norm),
         maps=maps,
         width=width,

@@ -15,6 +15,7 @@ Only the transformer and the convolutions are bf16: decibels, batch norm, poolin
 processor has units for it.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from copy import copy, deepcopy
 from functools import partial
@@ -109,6 +110,8 @@ def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT:
     """One branch, see `tuned_model`; its final tokens are float32 in any precision."""
     dtype = DTYPES[_known_precision(precision)]
     bits = INTEGER_BITS.get(precision)
+    patch_embed: Callable[..., nn.Module]
+    stage: Callable[..., nn.Module]
     if bits is None:
         patch_embed, stage = partial(TunedPatchEmbed, dtype=dtype), partial(TunedStage, dtype=dtype)
     else:
