@@ -75,12 +75,7 @@ def integer_library(bits: int) -> ctypes.CDLL:
     Raises:
         DependencyError: this processor lacks the instructions, or see `compiled_library`.
     """
-    if not (has_vnni() if bits == 8 else has_avx2()):
-        instructions, other = ("AVX-512 VNNI", ", 'int16'") if bits == 8 else ("AVX2", "")
-        raise DependencyError(
-            f"precision 'int{bits}' needs an x86-64 processor with {instructions}, and this one "
-            f"({platform.machine()}) is none; use 'float32'{other} or 'bfloat16'"
-        )
+    check_processor(bits)
     flags = (*(AVX512_VNNI if bits == 8 else AVX2), f"-DBITS={bits}")
     library = compiled_library(SOURCE, flags, f"precision 'int{bits}'")
     clips_and_threads = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int)
@@ -88,6 +83,16 @@ def integer_library(bits: int) -> ctypes.CDLL:
     library.salm_patches.argtypes = [ctypes.POINTER(_Patches), *2 * (ctypes.c_void_p,), *clips_and_threads]
     library.salm_merge.argtypes = [ctypes.POINTER(_Merge), *2 * (ctypes.c_void_p,), *clips_and_threads]
     return library
+
+
+def check_processor(bits: int) -> None:
+    """Raise a `DependencyError` where this processor lacks the instructions."""
+    if not (has_vnni() if bits == 8 else has_avx2()):
+        instructions, other = ("AVX-512 VNNI", ", 'int16'") if bits == 8 else ("AVX2", "")
+        raise DependencyError(
+            f"precision 'int{bits}' needs an x86-64 processor with {instructions}, and this one "
+            f"({platform.machine()}) is none; use 'float32'{other} or 'bfloat16'"
+        )
 
 
 class CompiledPatchEmbed(nn.Module):
@@ -149,8 +154,8 @@ def _check_memory(done: int) -> None:
         raise MemoryError("not enough memory for a block of the audio tower")
 
 
-class _Structure(ctypes.Structure):
-    """A structure of `swin_integer.c`; tensors that it points to live as long as it does."""
+class Structure(ctypes.Structure):
+    """A structure of a C source; tensors that it points to live as long as it does."""
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**{name: _address(value) for name, value in values.items()})
@@ -161,18 +166,18 @@ def _address(value: Any) -> Any:
     return value.data_ptr() if isinstance(value, Tensor) else value
 
 
-class _Linear(_Structure):
+class _Linear(Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "start", "scale", "bias")),
         *((name, ctypes.c_int64) for name in ("bias_step", "in", "out")),
     )
 
 
-class _Norm(_Structure):
+class _Norm(Structure):
     _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
-class _Patches(_Structure):
+class _Patches(Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "bias")),
         ("norm", _Norm),
@@ -180,7 +185,7 @@ class _Patches(_Structure):
     )
 
 
-class _Block(_Structure):
+class _Block(Structure):
     _fields_ = (
         *((name, _Norm) for name in ("norm1", "norm2")),
         *((name, _Linear) for name in ("qkv", "proj", "fc1", "fc2")),
@@ -189,7 +194,7 @@ class _Block(_Structure):
     )
 
 
-class _Merge(_Structure):
+class _Merge(Structure):
     _fields_ = (
         ("norm", _Norm),
         ("reduction", _Linear),
@@ -201,7 +206,7 @@ class _Merge(_Structure):
 
 def _packed_patches(embed: PatchEmbed, bits: int) -> _Patches:
     width, maps = embed.proj.weight.shape[:2]
-    _check_place(embed.proj.weight)
+    check_place(embed.proj.weight)
     if width % LANES:
         raise ConfigError(f"precision 'int{bits}' needs widths of a multiple of {LANES}, got {width}; use 'float32'")
     return _Patches(
@@ -216,7 +221,7 @@ def _packed_patches(embed: PatchEmbed, bits: int) -> _Patches:
 
 def _packed_block(block: SwinBlock, bits: int) -> _Block:
     attention, width, tokens = block.attn, block.norm1.weight.numel(), block.window**2
-    _check_place(block.norm1.weight)
+    check_place(block.norm1.weight)
     heads = attention.num_heads
     head_width = width // heads
     if width % LANES or tokens % PANEL:
@@ -274,7 +279,8 @@ def _packed_merge(merging: PatchMerging, bits: int) -> _Merge:
     )
 
 
-def _check_place(weight: Tensor) -> None:
+def check_place(weight: Tensor) -> None:
+    """Raise a `ConfigError` where weights are not a CPU's."""
     if weight.device.type != "cpu":
         raise ConfigError("precision 'int8' and 'int16' are for CPUs; use 'bfloat16' on a GPU")
 

@@ -37,7 +37,7 @@ class TimbrePooling(nn.Module):
         self.layers = nn.Sequential(
             convolution(1, channels, 5, stride=(1, 2), activation=nn.ReLU(inplace=True)),
             *(
-                _ResidualBlock(width, out, halve=number > 0)
+                ResidualBlock(width, out, halve=number > 0)
                 for number, (width, out) in enumerate(zip([channels, *widths[:-1]], widths, strict=True))
             ),
             convolution(widths[-1], channels * OUT_WIDTH, 1, activation=nn.ReLU(inplace=True)),
@@ -57,15 +57,18 @@ class TimbrePooling(nn.Module):
 
     def stages(self, log_mel: Float[Tensor, "batch 1 frames mels"]) -> list[Float[Tensor, "batch _ _ _"]]:
         """The last maps of each resolution: 64 mels by 512 frames, 32 by 256, ..., and 4 by 32 tokens, for `pool`."""
-        normed = self.norm(log_mel[:, 0].transpose(1, 2))
-        maps = functional.pad(normed, (0, IMAGE_FRAMES - normed.shape[-1])).unsqueeze(1)
-        maps = maps.to(next(self.layers.parameters()).dtype)
+        maps = self.padded(log_mel).to(next(self.layers.parameters()).dtype)
         stem, *blocks, last_block, last = self.layers
         maps, stages = stem(maps), []
         for block in blocks:
             maps = block(maps)
             stages.append(maps)
         return [*stages, last(last_block(maps))]
+
+    def padded(self, log_mel: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch 1 mels 1024"]:
+        """The normed map that the first layer reads."""
+        normed = self.norm(log_mel[:, 0].transpose(1, 2))
+        return functional.pad(normed, (0, IMAGE_FRAMES - normed.shape[-1])).unsqueeze(1)
 
     def pool(
         self, last: Float[Tensor, "batch width mels tokens"], spans: Sequence[tuple[int, int]] | None = None
@@ -76,7 +79,7 @@ class TimbrePooling(nn.Module):
         return torch.stack([in_time[..., first:end].mean(dim=-1) for first, end in spans], dim=1)
 
 
-class _ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions of 3 x 3 beside a direct path; `halve` averages mels and frames in pairs before."""
 
     def __init__(self, width: int, out: int, *, halve: bool) -> None:

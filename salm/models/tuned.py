@@ -31,7 +31,9 @@ from salm.models.audio_encoder import AudioEncoder
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
 from salm.models.integer import CompiledPatchEmbed, IntegerStage, integer_library
+from salm.models.integer_convolution import IntegerTimbre, fits
 from salm.models.salm import SALM
+from salm.models.timbre import TimbrePooling
 from salm.processor import has_amx, has_bf16_units
 
 Precision = Literal["float32", "bfloat16", "int8", "int16"]
@@ -98,11 +100,7 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         branch = getattr(encoder, name)
         setattr(tuned, name, None if branch is None else tuned_branch(branch, precision))
     if encoder.timbre is not None:
-        tuned.timbre = _shallow(encoder.timbre)
-        tuned.timbre.layers = deepcopy(encoder.timbre.layers).eval()
-        fuse_batch_norms(tuned.timbre.layers)
-        tuned.timbre.layers.to(_convolutions_dtype(precision))
-        lay_channels_last(tuned.timbre.layers)
+        tuned.timbre = _tuned_timbre(encoder.timbre, precision)
     return tuned.eval()
 
 
@@ -262,8 +260,15 @@ class TunedStage(nn.Module):
         return self.reduction(self.norm(tokens.view(tokens.shape[0], -1, 4 * tokens.shape[-1])))
 
 
-def _convolutions_dtype(precision: Precision) -> torch.dtype:
-    return torch.bfloat16 if precision in INTEGER_BITS and has_bf16_units() else DTYPES[precision]
+def _tuned_timbre(timbre: TimbrePooling, precision: Precision) -> nn.Module:
+    tuned = _shallow(timbre)
+    tuned.layers = deepcopy(timbre.layers).eval()
+    fuse_batch_norms(tuned.layers)
+    if precision == "int8" and fits(timbre):
+        return IntegerTimbre(tuned)
+    tuned.layers.to(torch.bfloat16 if precision in INTEGER_BITS and has_bf16_units() else DTYPES[precision])
+    lay_channels_last(tuned.layers)
+    return tuned
 
 
 def _gather(places: Tensor, device: torch.device) -> Tensor | None:
