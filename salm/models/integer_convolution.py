@@ -7,11 +7,12 @@ float32, and so do residual sums.
 
 import ctypes
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,10 +21,39 @@ from salm.models.integer import INTEGERS, LANES, PANEL, Structure, check_place, 
 from salm.models.timbre import ResidualBlock, TimbrePooling
 
 SOURCE = Path(__file__).with_name("integer_convolution.c")
-PLAIN, RECTIFIED, ADDED = range(3)
-"""Results of a convolution, as in the source."""
+BITS = 8
 BORDER = 1
 """Zeros around a rounded map, on each side."""
+Maps = Float[Tensor, "lines columns channels"]
+OtherMaps = Float[Tensor, "other_lines other_columns other_channels"]
+
+
+class Result(IntEnum):
+    """What becomes of a convolution's outputs, as in the source: added is to what is there, then rectified."""
+
+    PLAIN, RECTIFIED, ADDED = range(3)
+
+
+@dataclass(frozen=True)
+class RoundedMaps:
+    """Maps in integers, with a border.
+
+    Attributes:
+        whole: the integers.
+        worth: what one of them is.
+    """
+
+    whole: UInt8[Tensor, "lines_and_border columns_and_border channels"]
+    worth: float
+
+
+class PackedConvolution(Structure):
+    """A convolution as `integer_convolution.c` reads it."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
+        *((name, ctypes.c_int64) for name in ("kernel", "in", "out")),
+    )
 
 
 def convolution_library() -> ctypes.CDLL:
@@ -32,18 +62,57 @@ def convolution_library() -> ctypes.CDLL:
     Raises:
         DependencyError: this processor lacks the instructions, or see `compiled_library`.
     """
-    check_processor(8)
-    library = compiled_library(SOURCE, (*AVX512_VNNI, "-DBITS=8"), "precision 'int8'")
-    sizes, threads = 2 * (ctypes.c_int64,), (ctypes.c_void_p, ctypes.c_int)
-    pointer = ctypes.c_void_p
-    library.salm_convolve.argtypes = [
-        *(ctypes.POINTER(_Convolution), ctypes.c_int, pointer, ctypes.c_float, pointer),
-        *(*sizes, *threads),
-    ]
+    check_processor(BITS)
+    library = compiled_library(SOURCE, (*AVX512_VNNI, f"-DBITS={BITS}"), f"precision 'int{BITS}'")
+    pointer, size, number, true_or_not = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+    threads = pointer, ctypes.c_int
+    convolution = ctypes.POINTER(PackedConvolution)
+    library.salm_convolve.argtypes = [convolution, ctypes.c_int, pointer, number, pointer, size, size, *threads]
     library.salm_convolve.restype = None
-    library.salm_round_map.argtypes = [pointer, ctypes.c_int, pointer, *sizes, ctypes.c_int64, *threads]
-    library.salm_round_map.restype = ctypes.c_float
+    library.salm_round_map.argtypes = [pointer, true_or_not, pointer, size, size, size, *threads]
+    library.salm_round_map.restype = number
     return library
+
+
+def pack_convolution(layer: nn.Conv2d) -> PackedConvolution:
+    """A convolution of 1 x 1 or 3 x 3 that keeps the size, from a multiple of 4 channels on.
+
+    Raises:
+        ConfigError: it is on a GPU.
+    """
+    check_place(layer.weight)
+    integers = INTEGERS[BITS]
+    out, width, kernel, _ = layer.weight.shape
+    lines = layer.weight.detach().permute(0, 2, 3, 1).reshape(out, -1)  # (out, kernel lines * columns * width)
+    whole, scale = integer_weights(lines, integers)
+    padding = -out % PANEL
+    whole = functional.pad(whole, (0, 0, 0, padding))
+    panels = whole.view(-1, PANEL, whole.shape[1] // integers.group, integers.group).transpose(1, 2)
+    bias = torch.zeros(out) if layer.bias is None else layer.bias.detach()
+    values: dict[str, Any] = {"weight": panels.contiguous(), "kernel": kernel, "in": width, "out": out}
+    return PackedConvolution(
+        scale=functional.pad(scale, (0, padding)), bias=functional.pad(bias, (0, padding)), **values
+    )
+
+
+def round_maps(maps: Maps, *, halve: bool = False) -> RoundedMaps:
+    """Maps that are not negative, of a multiple of 8 channels; `halve`: lines and columns averaged in pairs before."""
+    lines, columns, channels = maps.shape
+    if halve:
+        lines, columns = lines // 2, columns // 2
+    whole = torch.zeros(lines + 2 * BORDER, columns + 2 * BORDER, channels, dtype=torch.uint8)
+    sizes = lines, columns, channels
+    worth = convolution_library().salm_round_map(maps.data_ptr(), halve, whole.data_ptr(), *sizes, *_threads())
+    return RoundedMaps(whole, worth)
+
+
+def convolve(layer: PackedConvolution, maps: RoundedMaps, result: Result, onto: Maps | None = None) -> Maps:
+    """Outputs of a convolution; `onto`: what they are added to, in place."""
+    lines, columns = (side - 2 * BORDER for side in maps.whole.shape[:2])
+    out = torch.empty(lines, columns, layer.out) if onto is None else onto
+    places = maps.whole.data_ptr(), maps.worth, out.data_ptr()
+    convolution_library().salm_convolve(ctypes.byref(layer), result, *places, lines, columns, *_threads())
+    return out
 
 
 class IntegerTimbre(nn.Module):
@@ -59,72 +128,38 @@ class IntegerTimbre(nn.Module):
 
     def __init__(self, timbre: TimbrePooling) -> None:
         super().__init__()
-        self._library = convolution_library()
+        convolution_library()
         self._timbre = timbre
-        first, *blocks, last = timbre.layers
-        self._first = first
-        self._blocks = [_packed_block(block) for block in blocks]  # type: ignore[arg-type]
-        self._last = _packed_convolution(last[0])  # type: ignore[index]
+        self._first, *blocks, last = timbre.layers
+        self._blocks = [_PackedBlock(block) for block in blocks]  # type: ignore[arg-type]
+        self._last = pack_convolution(last[0])  # type: ignore[index]
         self.out_width = timbre.out_width
 
     def forward(self, log_mel: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch 1 width"]:
         """One vector for each clip, see `TimbrePooling.forward`."""
-        maps = self._first(self._timbre.padded(log_mel))
-        last = [self._last_map(one) for one in maps.permute(0, 2, 3, 1).contiguous()]
-        return self._timbre.pool(torch.stack(last).permute(0, 3, 1, 2))
+        first = self._first(self._timbre.padded(log_mel)).permute(0, 2, 3, 1).contiguous()
+        return self._timbre.pool(torch.stack([self._last_maps(maps) for maps in first]).permute(0, 3, 1, 2))
 
-    def _last_map(self, maps: Float[Tensor, "mels frames width"]) -> Float[Tensor, "few_mels tokens out_width"]:
+    def _last_maps(self, maps: Maps) -> OtherMaps:
         for block in self._blocks:
-            rounded = self._rounded(maps, halve=block.halves)
-            if block.skip is not None:
-                maps = self._convolved(block.skip, PLAIN, rounded)
-            inner = self._rounded(self._convolved(block.first, RECTIFIED, rounded))
-            maps = self._convolved(block.second, ADDED, inner, onto=maps)
-        return self._convolved(self._last, RECTIFIED, self._rounded(maps))
-
-    def _rounded(self, maps: Float[Tensor, "lines columns width"], *, halve: bool = False) -> "_Rounded":
-        lines, columns, width = maps.shape
-        if halve:
-            lines, columns = lines // 2, columns // 2
-        whole = torch.zeros(lines + 2 * BORDER, columns + 2 * BORDER, width, dtype=torch.uint8)
-        threads = torch_threads(), torch.get_num_threads()
-        worth = self._library.salm_round_map(maps.data_ptr(), halve, whole.data_ptr(), lines, columns, width, *threads)
-        return _Rounded(whole, worth, lines, columns)
-
-    def _convolved(
-        self, layer: "_Convolution", result: int, maps: "_Rounded", onto: Tensor | None = None
-    ) -> Float[Tensor, "lines columns out_width"]:
-        out = torch.empty(maps.lines, maps.columns, layer.out) if onto is None else onto
-        self._library.salm_convolve(
-            *(ctypes.byref(layer), result, maps.whole.data_ptr(), maps.worth, out.data_ptr()),
-            *(maps.lines, maps.columns, torch_threads(), torch.get_num_threads()),
-        )
-        return out
+            maps = block(maps)
+        return convolve(self._last, round_maps(maps), Result.RECTIFIED)
 
 
-@dataclass(frozen=True)
-class _Rounded:
-    """A map in integers with its border, and what one of them is worth."""
+class _PackedBlock:
+    """`ResidualBlock`; may overwrite what it reads."""
 
-    whole: Tensor
-    worth: float
-    lines: int
-    columns: int
+    def __init__(self, block: ResidualBlock) -> None:
+        self.halves = not isinstance(block.pool, nn.Identity)
+        self.skip = None if isinstance(block.skip, nn.Identity) else pack_convolution(block.skip)
+        self.first, self.second = (pack_convolution(part[0]) for part in block.block)  # type: ignore[index]
 
-
-@dataclass(frozen=True)
-class _Block:
-    halves: bool
-    skip: "_Convolution | None"
-    first: "_Convolution"
-    second: "_Convolution"
-
-
-class _Convolution(Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
-        *((name, ctypes.c_int64) for name in ("kernel", "in", "out")),
-    )
+    def __call__(self, maps: Maps) -> OtherMaps:
+        rounded = round_maps(maps, halve=self.halves)
+        if self.skip is not None:
+            maps = convolve(self.skip, rounded, Result.PLAIN)
+        inner = round_maps(convolve(self.first, rounded, Result.RECTIFIED))
+        return convolve(self.second, inner, Result.ADDED, onto=maps)
 
 
 def fits(timbre: TimbrePooling) -> bool:
@@ -132,25 +167,5 @@ def fits(timbre: TimbrePooling) -> bool:
     return all(width % LANES == 0 for width in timbre.widths)
 
 
-def _packed_block(block: ResidualBlock) -> _Block:
-    first, second = block.block
-    return _Block(
-        halves=not isinstance(block.pool, nn.Identity),
-        skip=None if isinstance(block.skip, nn.Identity) else _packed_convolution(block.skip),
-        first=_packed_convolution(first[0]),
-        second=_packed_convolution(second[0]),
-    )
-
-
-def _packed_convolution(layer: nn.Conv2d) -> _Convolution:
-    check_place(layer.weight)
-    integers = INTEGERS[8]
-    out, width, kernel, _ = layer.weight.shape
-    lines = layer.weight.detach().permute(0, 2, 3, 1).reshape(out, -1)  # (out, kernel lines * columns * width)
-    whole, scale = integer_weights(lines, integers)
-    padding = -out % PANEL
-    whole = functional.pad(whole, (0, 0, 0, padding))
-    panels = whole.view(-1, PANEL, whole.shape[1] // integers.group, integers.group).transpose(1, 2)
-    bias = torch.zeros(out) if layer.bias is None else layer.bias.detach()
-    values: dict[str, Any] = {"weight": panels.contiguous(), "kernel": kernel, "in": width, "out": out}
-    return _Convolution(scale=functional.pad(scale, (0, padding)), bias=functional.pad(bias, (0, padding)), **values)
+def _threads() -> tuple[ctypes.c_void_p, int]:
+    return torch_threads(), torch.get_num_threads()

@@ -11,8 +11,8 @@ What differs from the training path of `salm.models.htsat`:
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
 Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
-"int8" and "int16" the transformer's stages are those of `salm.models.integer`, and the convolutions are bf16 where the
-processor has units for it.
+"int8" and "int16" the transformer's stages are those of `salm.models.integer`; with "int8" the convolutions are those of
+`salm.models.integer_convolution`, with "int16" bf16 where the processor has units for it.
 """
 
 from collections.abc import Callable
@@ -100,7 +100,7 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         branch = getattr(encoder, name)
         setattr(tuned, name, None if branch is None else tuned_branch(branch, precision))
     if encoder.timbre is not None:
-        tuned.timbre = _tuned_timbre(encoder.timbre, precision)
+        tuned.timbre = _tuned_timbre(encoder.timbre, precision)  # type: ignore[assignment]
     return tuned.eval()
 
 
