@@ -140,6 +140,11 @@ class IntegerTimbre(nn.Module):
         first = self._first(self._timbre.padded(log_mel)).permute(0, 2, 3, 1).contiguous()
         return self._timbre.pool(torch.stack([self._last_maps(maps) for maps in first]).permute(0, 3, 1, 2))
 
+    @staticmethod
+    def fits(timbre: TimbrePooling) -> bool:
+        """Whether all widths are whole vectors."""
+        return all(width % LANES == 0 for width in timbre.widths)
+
     def _last_maps(self, maps: Maps) -> OtherMaps:
         for block in self._blocks:
             maps = block(maps)
@@ -160,11 +165,6 @@ class _PackedBlock:
             maps = convolve(self.skip, rounded, Result.PLAIN)
         inner = round_maps(convolve(self.first, rounded, Result.RECTIFIED))
         return convolve(self.second, inner, Result.ADDED, onto=maps)
-
-
-def fits(timbre: TimbrePooling) -> bool:
-    """Whether all widths are whole vectors."""
-    return all(width % LANES == 0 for width in timbre.widths)
 
 
 def _threads() -> tuple[ctypes.c_void_p, int]:

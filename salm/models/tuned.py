@@ -11,8 +11,9 @@ What differs from the training path of `salm.models.htsat`:
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
 Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
-"int8" and "int16" the transformer's stages are those of `salm.models.integer`; with "int8" the convolutions are those of
-`salm.models.integer_convolution`, with "int16" bf16 where the processor has units for it.
+"int8" and "int16" the transformer's stages are those of `salm.models.integer`, and the networks of `ArrivalPooling` are
+compiled code as well (`salm.models.compiled_arrival`). The other convolutions are, with "int8", those of
+`salm.models.integer_convolution`; with "int16" they are bf16 where the processor has units for it.
 """
 
 from collections.abc import Callable
@@ -28,10 +29,11 @@ from torch.nn import functional
 
 from salm.errors import ConfigError, DependencyError
 from salm.models.audio_encoder import AudioEncoder
+from salm.models.compiled_arrival import CompiledWeights
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
 from salm.models.integer import CompiledPatchEmbed, IntegerStage, integer_library
-from salm.models.integer_convolution import IntegerTimbre, fits
+from salm.models.integer_convolution import IntegerTimbre
 from salm.models.salm import SALM
 from salm.models.timbre import TimbrePooling
 from salm.processor import has_amx, has_bf16_units
@@ -101,6 +103,10 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         setattr(tuned, name, None if branch is None else tuned_branch(branch, precision))
     if encoder.timbre is not None:
         tuned.timbre = _tuned_timbre(encoder.timbre, precision)  # type: ignore[assignment]
+    if encoder.arrival is not None and precision in INTEGER_BITS and CompiledWeights.fit(encoder.arrival.first):
+        tuned.arrival = _shallow(encoder.arrival)
+        for name in ("first", "second"):
+            setattr(tuned.arrival, name, CompiledWeights(getattr(encoder.arrival, name), f"precision '{precision}'"))
     return tuned.eval()
 
 
@@ -264,7 +270,7 @@ def _tuned_timbre(timbre: TimbrePooling, precision: Precision) -> nn.Module:
     tuned = _shallow(timbre)
     tuned.layers = deepcopy(timbre.layers).eval()
     fuse_batch_norms(tuned.layers)
-    if precision == "int8" and fits(timbre):
+    if precision == "int8" and IntegerTimbre.fits(timbre):
         return IntegerTimbre(tuned)
     tuned.layers.to(torch.bfloat16 if precision in INTEGER_BITS and has_bf16_units() else DTYPES[precision])
     lay_channels_last(tuned.layers)

@@ -13,7 +13,6 @@ from salm.models.integer_convolution import (
     Result,
     convolution_library,
     convolve,
-    fits,
     pack_convolution,
     round_maps,
 )
@@ -109,7 +108,7 @@ def test_vectors_are_the_same_alone_and_on_any_number_of_threads(timbre, log_mel
 
 
 def test_networks_of_whole_vectors_alone_are_rounded():
-    assert fits(TimbrePooling(8)) and not fits(TimbrePooling(4))
+    assert IntegerTimbre.fits(TimbrePooling(8)) and not IntegerTimbre.fits(TimbrePooling(4))
     for channels, kind in ((8, IntegerTimbre), (4, TimbrePooling)):
         encoder = randomise(AudioEncoder(**SIZES, timbre_channels=channels))
         assert isinstance(tuned_encoder(encoder, "int8").timbre, kind)
