@@ -15,6 +15,7 @@ from salm.models.integer_convolution import (
     convolve,
     pack_convolution,
     round_maps,
+    sum_keeping_integers,
 )
 from salm.models.timbre import TimbrePooling
 from salm.models.tuned import tuned_encoder
@@ -43,17 +44,33 @@ def log_mel():
 
 
 def whole_numbers(most: int, *shape: int) -> torch.Tensor:
-    """Up to `most` in magnitude, which the first one of each output is, so that rounding changes nothing."""
+    """Up to `most` in magnitude, which the first one of each row is, so that rounding changes nothing."""
     numbers = torch.randint(-most, most + 1, shape, generator=torch.Generator().manual_seed(most)).float()
     numbers.flatten(1)[:, 0] = most
     return numbers
+
+
+@pytest.mark.parametrize("taps", [1, 9])
+def test_sums_of_weights_are_kept(taps):
+    weight = (
+        torch.randn(5, taps, 24, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 5)[:, None, None]
+    )
+    weight[3] = 0.0
+    whole, worth = sum_keeping_integers(weight)
+    error = weight - whole * worth[:, None, None]
+    assert whole.abs().max() <= 127 and not whole[3].any()
+    assert torch.all(error.abs().amax(dim=(1, 2)) <= 1.51 * worth)
+    assert torch.all(error.sum(dim=(1, 2)).abs() <= 0.51 * worth)
+    nearest = weight - (weight / worth[:, None, None]).round() * worth[:, None, None]
+    of_inputs, before = (part.sum(dim=1).square().mean(dim=1).sqrt()[[0, 1, 2, 4]] for part in (error, nearest))
+    assert torch.all(of_inputs < (0.6 if taps > 1 else 1.5) * before)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(("width", "out", "columns"), [(8, 8, 5), (24, 24, 16), (16, 40, 9), (8, 64, 8), (8, 80, 17)])
 def test_sums_are_exact(kernel, width, out, columns):
     layer = nn.Conv2d(width, out, kernel, padding=kernel // 2)
-    layer.weight.data, layer.bias.data = whole_numbers(127, *layer.weight.shape), whole_numbers(1000, out, 1)[:, 0]
+    layer.weight.data, layer.bias.data = whole_numbers(126, *layer.weight.shape), whole_numbers(1000, out, 1)[:, 0]
     maps = whole_numbers(255, 1, 6, columns, width)[0].abs()
     packed, rounded = pack_convolution(layer), round_maps(maps)
     assert rounded.worth == 1.0
