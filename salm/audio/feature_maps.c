@@ -236,11 +236,16 @@ INLINE void run(Clip *clip, int channels) {
 static void run_mono(void *clip) { run(clip, 1); }
 static void run_foa(void *clip) { run(clip, MAX_CHANNELS); }
 
-/* samples (channels, at least (frames - 1) hop + fft), `channel_step` apart -> maps, `map_step` apart: a frame's mels lie
- * together, frames one behind the other. 0 without memory. */
+/* samples (channels, (frames - 1) hop + fft at least), `channel_step` apart -> maps, `map_step` apart: the mels of a
+ * frame lie together, frames one behind the other. 0 without memory. */
 int salm_feature_maps(const Features *features, const float *samples, int64_t channels, int64_t channel_step,
                       int64_t frames, float *maps, int64_t map_step, Parallel parallel, int threads) {
-    Clip clip = {.items.count = (frames + LANES - 1) / LANES, .features = features, .samples = samples, .maps = maps,
-                 .channel_step = channel_step, .frames = frames, .map_step = map_step};
+    Clip clip = {.items.count = (frames + LANES - 1) / LANES,
+                 .features = features,
+                 .samples = samples,
+                 .maps = maps,
+                 .channel_step = channel_step,
+                 .frames = frames,
+                 .map_step = map_step};
     return share_out(channels == 1 ? run_mono : run_foa, &clip, &clip.items, parallel, threads);
 }

@@ -64,8 +64,7 @@ static void convolve_cues(const Clip *clip, int64_t start, int64_t end, float *b
             __m256 sums[BINS];
             convolve(network->first, network->first_bias, network->lines, network->columns, network->cues, cues, plane,
                      1, step, sums);
-            for (int bin = 0; bin < BINS; bin++)
-                _mm256_storeu_ps(between + (mel + bin + AROUND) * CHANNELS, sums[bin]);
+            for (int bin = 0; bin < BINS; bin++) _mm256_storeu_ps(between + (mel + bin + AROUND) * CHANNELS, sums[bin]);
         }
 }
 
@@ -102,7 +101,11 @@ static void run(void *data) {
 /* cues of a clip in their border -> logits (frames, mels); mels: a multiple of BINS. 0 without memory. */
 int salm_arrival(const Network *network, const float *cues, float *logits, int64_t frames, int64_t mels,
                  Parallel parallel, int threads) {
-    Clip clip = {.items.count = (frames + FRAMES - 1) / FRAMES, .network = network, .cues = cues, .logits = logits,
-                 .frames = frames, .mels = mels};
+    Clip clip = {.items.count = (frames + FRAMES - 1) / FRAMES,
+                 .network = network,
+                 .cues = cues,
+                 .logits = logits,
+                 .frames = frames,
+                 .mels = mels};
     return share_out(run, &clip, &clip.items, parallel, threads);
 }

@@ -15,8 +15,7 @@ typedef struct {
 } Head;
 
 /* A head's keys as the weights of a layer that makes a query its scores; `rows` is memory for their integers. */
-static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64_t tokens, int64_t width,
-                        Input *rows) {
+static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64_t tokens, int64_t width, Input *rows) {
     const int64_t groups = width / GROUP;
     quantise_rows(keys, step, rows, head->key_scale, tokens, width);
     int32_t *packed = (int32_t *)head->keys;
@@ -36,8 +35,12 @@ static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64
         _mm512_storeu_si512(head->key_start + first, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
     }
 #endif
-    return (Linear){.weight = head->keys, .start = head->key_start, .scale = head->key_scale,
-                    .bias_step = tokens, .in = width, .out = tokens};
+    return (Linear){.weight = head->keys,
+                    .start = head->key_start,
+                    .scale = head->key_scale,
+                    .bias_step = tokens,
+                    .in = width,
+                    .out = tokens};
 }
 
 /* Where a group of probabilities lies in its row: `score` packs them 128 bits by 128 bits. */
@@ -68,8 +71,12 @@ static Linear pack_values(const Head *head, const float *values, int64_t step, i
             _mm256_storeu_si256((__m256i *)panel, group);
         }
     }
-    return (Linear){.weight = head->values, .start = head->zeros, .scale = head->value_scale,
-                    .bias = (const float *)head->zeros, .in = tokens, .out = (width + PANEL - 1) / PANEL * PANEL};
+    return (Linear){.weight = head->values,
+                    .start = head->zeros,
+                    .scale = head->value_scale,
+                    .bias = (const float *)head->zeros,
+                    .in = tokens,
+                    .out = (width + PANEL - 1) / PANEL * PANEL};
 }
 
 /* ROWS rows of scores to their softmax in integers, and what one of them is worth in each row. */
@@ -112,12 +119,13 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
     for (int row = 0; row < ROWS; row++) {
 #pragma GCC unroll 4
         for (int panel = 0; panel < MAX_PANELS; panel++) {
-            __m512 scale = _mm512_mul_ps(_mm512_set1_ps(query_scale[row]), _mm512_loadu_ps(keys->scale + panel * PANEL));
+            __m512 scale =
+                _mm512_mul_ps(_mm512_set1_ps(query_scale[row]), _mm512_loadu_ps(keys->scale + panel * PANEL));
             scores[row][panel] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][panel]), scale,
                                                  _mm512_loadu_ps(bias + row * KEYS + panel * PANEL));
         }
-        largest[row] = _mm512_max_ps(_mm512_max_ps(scores[row][0], scores[row][1]),
-                                     _mm512_max_ps(scores[row][2], scores[row][3]));
+        largest[row] =
+            _mm512_max_ps(_mm512_max_ps(scores[row][0], scores[row][1]), _mm512_max_ps(scores[row][2], scores[row][3]));
     }
     _mm_storeu_ps(numbers, wide_largest_of(largest));
 #pragma GCC unroll 4
@@ -125,9 +133,10 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
         __m512i whole[MAX_PANELS];
 #pragma GCC unroll 4
         for (int panel = 0; panel < MAX_PANELS; panel++)
-            whole[panel] = scaled_exp2(LARGEST_POSITIVE, _mm512_sub_ps(scores[row][panel], _mm512_set1_ps(numbers[row])));
-        total[row] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_add_epi32(whole[0], whole[1]),
-                                                         _mm512_add_epi32(whole[2], whole[3])));
+            whole[panel] =
+                scaled_exp2(LARGEST_POSITIVE, _mm512_sub_ps(scores[row][panel], _mm512_set1_ps(numbers[row])));
+        total[row] = _mm512_cvtepi32_ps(
+            _mm512_add_epi32(_mm512_add_epi32(whole[0], whole[1]), _mm512_add_epi32(whole[2], whole[3])));
         __m512i first = _mm512_packus_epi32(whole[0], whole[1]), second = _mm512_packus_epi32(whole[2], whole[3]);
         _mm512_storeu_si512(out + row * KEYS, _mm512_packus_epi16(first, second));
     }

@@ -60,7 +60,8 @@ INLINE void convolve_tile(int rows, int panels, Result result, const Maps *maps,
     }
 }
 
-INLINE void convolve_columns(int panels, Result result, const Maps *maps, const uint8_t *in, float *out, int64_t first) {
+INLINE void convolve_columns(int panels, Result result, const Maps *maps, const uint8_t *in, float *out,
+                             int64_t first) {
     const Convolution *layer = maps->layer;
     int64_t column = 0;
     for (; column + TILE_ROWS <= maps->columns; column += TILE_ROWS)
@@ -94,8 +95,10 @@ static void run_added(void *maps) { convolve_lines(ADDED, maps); }
 void salm_convolve(const Convolution *layer, int result, const uint8_t *in, float scale, float *out, int64_t lines,
                    int64_t columns, Parallel parallel, int threads) {
     Maps maps = {.items.count = lines, .layer = layer, .in = in, .out = out, .scale = scale, .columns = columns};
-    share_out(result == PLAIN ? run_plain : result == RECTIFIED ? run_rectified : run_added, &maps, &maps.items,
-              parallel, threads);
+    share_out(result == PLAIN       ? run_plain
+              : result == RECTIFIED ? run_rectified
+                                    : run_added,
+              &maps, &maps.items, parallel, threads);
 }
 
 /* Mean of the 2 x 2 neighbours of which `at` is the first, or `at` alone; LANES channels. */
@@ -129,8 +132,8 @@ INLINE void find_largest(int halve, Rounding *work) {
     float own = _mm_cvtss_f32(largest_of((__m256[]){largest, largest, largest, largest}));
     uint32_t bits, before = work->largest;
     memcpy(&bits, &own, sizeof bits);
-    while (before < bits && !__atomic_compare_exchange_n((uint32_t *)&work->largest, &before, bits, 0,
-                                                         __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    while (before < bits && !__atomic_compare_exchange_n((uint32_t *)&work->largest, &before, bits, 0, __ATOMIC_SEQ_CST,
+                                                         __ATOMIC_SEQ_CST)) {
     }
 }
 

@@ -116,13 +116,13 @@ INLINE void linear_for(Purpose purpose, const Linear *layer, const Input *in, co
         panels = left >= TILE_PANELS ? TILE_PANELS : left;
         if (TILE_PANELS > 1 && left == 4) panels = 2; /* twice, rather than 3 and 1 */
         int64_t row = 0;
-#define TILES(count, panels)                                                                                         \
-    for (; row + count <= rows; row += count)                                                                        \
-        linear_tile(count, panels, purpose, layer, in + row * layer->in, in_scale + row,                             \
-                    layer->bias + row * layer->bias_step, out + row * out_step, out_step, first)
-#define PANELS(panels)        \
-    TILES(TILE_ROWS, panels); \
-    TILES(4, panels);         \
+#define TILES(count, panels)                                                                                           \
+    for (; row + count <= rows; row += count)                                                                          \
+    linear_tile(count, panels, purpose, layer, in + row * layer->in, in_scale + row,                                   \
+                layer->bias + row * layer->bias_step, out + row * out_step, out_step, first)
+#define PANELS(panels)                                                                                                 \
+    TILES(TILE_ROWS, panels);                                                                                          \
+    TILES(4, panels);                                                                                                  \
     TILES(1, panels)
         if (panels == 1) {
             PANELS(1);

@@ -5,8 +5,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 8
-#define ROWS 4         /* that are summed up, or searched for the largest, together */
-#define LEAST 1e-30f   /* magnitude of a row that is not nothing */
+#define ROWS 4       /* that are summed up, or searched for the largest, together */
+#define LEAST 1e-30f /* magnitude of a row that is not nothing */
 
 #if BITS == 8
 typedef uint8_t Input; /* 128 and a number */
@@ -33,13 +33,13 @@ INLINE __m128 both_add_ps(__m256 all) { return _mm_add_ps(_mm256_castps256_ps128
 INLINE __m128 both_max_ps(__m256 all) { return _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)); }
 
 /* `operation` over the lanes of each of ROWS vectors. `halves`: two halves of the lanes to one. */
-#define PAIRS(bits, operation, left, right) \
+#define PAIRS(bits, operation, left, right)                                                                            \
     _mm##bits##_##operation(_mm##bits##_shuffle_ps(left, right, 0x88), _mm##bits##_shuffle_ps(left, right, 0xdd))
-#define ACROSS(name, Vector, bits, operation, halves)                                           \
-    INLINE __m128 name(const Vector *vectors) {                                                 \
-        const Vector first = PAIRS(bits, operation, vectors[0], vectors[1]);                    \
-        const Vector second = PAIRS(bits, operation, vectors[2], vectors[3]);                   \
-        return both_##operation(halves(operation, PAIRS(bits, operation, first, second)));      \
+#define ACROSS(name, Vector, bits, operation, halves)                                                                  \
+    INLINE __m128 name(const Vector *vectors) {                                                                        \
+        const Vector first = PAIRS(bits, operation, vectors[0], vectors[1]);                                           \
+        const Vector second = PAIRS(bits, operation, vectors[2], vectors[3]);                                          \
+        return both_##operation(halves(operation, PAIRS(bits, operation, first, second)));                             \
     }
 #define AS_IT_IS(operation, all) all
 ACROSS(sums_of, __m256, 256, add_ps, AS_IT_IS)
@@ -117,7 +117,8 @@ INLINE void round_row(const float *row, float factor, Input *out, int64_t width)
 #if BITS == 8
     const float shift = 0x1.8p23f + 128; /* leaves the whole number and 128 in the lowest byte of a sum */
     for (; i + WIDE_LANES <= width; i += WIDE_LANES)
-        store_wide((Whole)_mm512_fmadd_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(factor), _mm512_set1_ps(shift)), out + i);
+        store_wide((Whole)_mm512_fmadd_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(factor), _mm512_set1_ps(shift)),
+                   out + i);
     for (; i < width; i += LANES) {
         __m256 sum = _mm256_fmadd_ps(_mm256_loadu_ps(row + i), _mm256_set1_ps(factor), _mm256_set1_ps(shift));
         _mm_storel_epi64((__m128i *)(out + i), _mm256_cvtepi32_epi8((__m256i)sum));

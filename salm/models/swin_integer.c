@@ -1,14 +1,14 @@
-/* Blocks and patch merging of a Swin transformer with matrix products of integers, for x86-64.
+/* Patches, blocks and patch merging of a Swin transformer with matrix products of integers, for x86-64.
  *
  * Compiled with -DBITS=16 for processors with AVX2 and FMA, with -DBITS=8 for those with AVX-512 VNNI as well.
  * `salm.models.integer` compiles this file, lays the weights out as it expects them, and has the structures below once
  * more. One window after the other goes through a whole block, so that it stays in its core's cache.
  *
  * A linear layer's inputs are scaled row by row, to 8 bits or to 13, its weights output by output such that no sum can
- * leave 32 bits (see `salm.models.integer`). Products of four are summed by VPDPBUSD, of which one factor has no sign:
- * 128 is added to each input, and taken off again where the sums start. Products of two 16-bit numbers are summed by
- * VPMADDWD, twice as many per cycle as FMA has. Attention is two such layers, whose weights are the keys and the values.
- * All else is float32: norms, softmax, GELU and residual sums.
+ * leave 32 bits (see `salm.models.integer`). VPDPBUSD sums four products of which one factor has no sign: 128 is added
+ * to each input, and taken off again where the sums start. VPMADDWD sums two products of 16-bit numbers, twice as many
+ * per cycle as FMA has. Attention is two such layers, whose weights are the keys and the values. All else is float32:
+ * patches, norms, softmax, GELU and residual sums.
  *
  * Counts: `in`, `out`, `head_width` and `tokens` are multiples of 8, 16, 8 and 16.
  */
@@ -150,9 +150,10 @@ static void mix_tokens(const Block *block, const Scratch *scratch, const float *
     linear(STORE, &block->qkv, scratch->whole, scratch->scale, scratch->wide, block->qkv.out, block->tokens);
     for (int64_t head = 0; head < block->heads; head++)
         attend(&scratch->head, scratch->wide + head * 3 * block->head_width, block->qkv.out, block->tokens,
-               block->head_width, bias + head * block->tokens * block->tokens, scratch->mixed + head * block->head_width,
-               block->proj.in + PANEL);
-    quantise_rows(scratch->mixed, block->proj.in + PANEL, scratch->whole, scratch->scale, block->tokens, block->proj.in);
+               block->head_width, bias + head * block->tokens * block->tokens,
+               scratch->mixed + head * block->head_width, block->proj.in + PANEL);
+    quantise_rows(scratch->mixed, block->proj.in + PANEL, scratch->whole, scratch->scale, block->tokens,
+                  block->proj.in);
     linear(ADD, &block->proj, scratch->whole, scratch->scale, scratch->tokens, block->proj.out, block->tokens);
 }
 
@@ -217,8 +218,7 @@ INLINE void embed_patches(int vectors, const Patches *patches, const float *imag
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; row++)
 #pragma GCC unroll 3
-        for (int i = 0; i < vectors; i++)
-            _mm256_storeu_ps(tokens + row * width + column + i * LANES, sums[row][i]);
+        for (int i = 0; i < vectors; i++) _mm256_storeu_ps(tokens + row * width + column + i * LANES, sums[row][i]);
 }
 
 static void run_patches(void *data) {
