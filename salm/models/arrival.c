@@ -77,11 +77,10 @@ static void run(void *data) {
         clip->items.failed = 1;
         return;
     }
-    memset(between, 0, bytes);
+    memset(between, 0, bytes); /* of which the first frames, the first item of whoever takes it, leave the border */
     for (int64_t item; (item = clip->items.next++) < clip->items.count;) {
         const int64_t start = item * FRAMES, left = clip->frames - start, count = left < FRAMES ? left : FRAMES;
         const int64_t before = start > 0, after = left > FRAMES; /* frames beyond these, or zeros */
-        if (!before) memset(between, 0, step * sizeof(float));
         if (!after) memset(between + (AROUND + count) * step, 0, step * sizeof(float));
         convolve_cues(clip, start - before, start + count + after, between + (AROUND - before) * step);
         for (int64_t frame = 0; frame < count; frame++)
