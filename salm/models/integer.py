@@ -187,20 +187,20 @@ class _Patches(Structure):
 
 class _Block(Structure):
     _fields_ = (
-        *((name, _Norm) for name in ("norm1", "norm2")),
         *((name, _Linear) for name in ("qkv", "proj", "fc1", "fc2")),
         *((name, ctypes.c_void_p) for name in ("bias", "kind", "order")),
         *((name, ctypes.c_int64) for name in ("width", "heads", "head_width", "tokens", "windows")),
+        *((name, ctypes.c_float) for name in ("eps1", "eps2")),
     )
 
 
 class _Merge(Structure):
     _fields_ = (
-        ("norm", _Norm),
         ("reduction", _Linear),
         ("order", ctypes.c_void_p),
         ("width", ctypes.c_int64),
         ("out_tokens", ctypes.c_int64),
+        ("eps", ctypes.c_float),
     )
 
 
@@ -212,7 +212,9 @@ def _packed_patches(embed: PatchEmbed, bits: int) -> _Patches:
     return _Patches(
         weight=embed.proj.weight.detach().permute(1, 2, 3, 0).contiguous(),
         bias=embed.proj.bias.detach().clone(),  # type: ignore[union-attr]
-        norm=_packed_norm(embed.norm),
+        norm=_Norm(
+            weight=embed.norm.weight.detach().clone(), bias=embed.norm.bias.detach().clone(), eps=embed.norm.eps
+        ),
         maps=maps,
         width=width,
         side=IMAGE_SIZE,
@@ -241,18 +243,17 @@ def _packed_block(block: SwinBlock, bits: int) -> _Block:
         masks, kind = block._mask.unique(dim=0, return_inverse=True)  # most windows have none
         bias = bias + masks[:, None]
     # (3, heads, head_width) outputs become (heads, 3, padded head_width), with the scale in the queries.
-    weight = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], dim=1).detach()
+    weight, bias_of_qkv = _behind_norm(block.norm1, attention.qkv)
+    weight = torch.cat([weight, bias_of_qkv[:, None]], dim=1)
     weight = weight.view(3, heads, head_width, width + 1) * torch.tensor([attention.scale * LOG2_E, 1, 1]).view(
         3, 1, 1, 1
     )
     weight = functional.pad(weight.transpose(0, 1), (0, 0, 0, padding)).flatten(0, 2)
     mixing = functional.pad(attention.proj.weight.detach().view(width, heads, head_width), (0, padding)).flatten(1)
     return _Block(
-        norm1=_packed_norm(block.norm1),
-        norm2=_packed_norm(block.norm2),
         qkv=_packed_linear(bits, weight[:, :-1], weight[:, -1]),
         proj=_packed_linear(bits, mixing, attention.proj.bias),
-        fc1=_packed_linear(bits, block.mlp.fc1.weight, block.mlp.fc1.bias),
+        fc1=_packed_linear(bits, *_behind_norm(block.norm2, block.mlp.fc1)),
         fc2=_packed_linear(bits, block.mlp.fc2.weight, block.mlp.fc2.bias),
         bias=bias.contiguous(),
         kind=kind,
@@ -262,6 +263,8 @@ def _packed_block(block: SwinBlock, bits: int) -> _Block:
         head_width=head_width + padding,
         tokens=tokens,
         windows=block.side**2 // tokens,
+        eps1=block.norm1.eps,
+        eps2=block.norm2.eps,
     )
 
 
@@ -271,11 +274,11 @@ def _packed_merge(merging: PatchMerging, bits: int) -> _Merge:
             f"precision 'int{bits}' merges images of 4 x 4 tokens at least, got {merging.side}; use 'float32'"
         )
     return _Merge(
-        norm=_packed_norm(merging.norm),
-        reduction=_packed_linear(bits, merging.reduction.weight),
+        reduction=_packed_linear(bits, *_behind_norm(merging.norm, merging.reduction)),
         order=merging_order(merging.side),
         width=merging.norm.weight.numel() // 4,
         out_tokens=merging.side**2 // 4,
+        eps=merging.norm.eps,
     )
 
 
@@ -285,14 +288,17 @@ def check_place(weight: Tensor) -> None:
         raise ConfigError("precision 'int8' and 'int16' are for CPUs; use 'bfloat16' on a GPU")
 
 
-def _packed_norm(norm: nn.LayerNorm) -> _Norm:
-    return _Norm(weight=norm.weight.detach().clone(), bias=norm.bias.detach().clone(), eps=norm.eps)
+def _behind_norm(norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Float[Tensor, "out in"], Float[Tensor, "out"]]:
+    """Weight and bias of a layer, with those of the norm before it."""
+    weight = layer.weight.detach()
+    bias = weight @ norm.bias.detach()
+    return weight * norm.weight.detach(), bias if layer.bias is None else bias + layer.bias.detach()
 
 
-def _packed_linear(bits: int, weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"] | None = None) -> _Linear:
+def _packed_linear(bits: int, weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"]) -> _Linear:
     integers = INTEGERS[bits]
     whole, scale = integer_weights(weight.detach(), integers)
-    bias = torch.zeros(len(scale)) if bias is None else bias.detach()
+    bias = bias.detach()
     padding = -len(scale) % PANEL
     whole = functional.pad(whole, (0, 0, 0, padding))
     panels = whole.view(-1, PANEL, whole.shape[1] // integers.group, integers.group).transpose(1, 2)

@@ -1,6 +1,7 @@
 /* Vectors and their rounding: number formats for -DBITS=8 (AVX-512 VNNI) and -DBITS=16 (AVX2). See swin_integer.c. */
 #pragma once
 #include <immintrin.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -111,32 +112,39 @@ INLINE void store_wide(Whole whole, Input *out) {
 #endif
 }
 
-/* A row times `factor` as inputs of a layer. */
-INLINE void round_row(const float *row, float factor, Input *out, int64_t width) {
+/* A row less `mean` (NULL: nothing), times `factor`, as inputs of a layer. */
+INLINE void round_row(const float *row, const __m256 *mean, float factor, Input *out, int64_t width) {
     int64_t i = 0;
 #if BITS == 8
     const float shift = 0x1.8p23f + 128; /* leaves the whole number and 128 in the lowest byte of a sum */
-    for (; i + WIDE_LANES <= width; i += WIDE_LANES)
-        store_wide((Whole)_mm512_fmadd_ps(_mm512_loadu_ps(row + i), _mm512_set1_ps(factor), _mm512_set1_ps(shift)),
-                   out + i);
-    for (; i < width; i += LANES) {
-        __m256 sum = _mm256_fmadd_ps(_mm256_loadu_ps(row + i), _mm256_set1_ps(factor), _mm256_set1_ps(shift));
-        _mm_storel_epi64((__m128i *)(out + i), _mm256_cvtepi32_epi8((__m256i)sum));
+    for (; i + WIDE_LANES <= width; i += WIDE_LANES) {
+        __m512 value = _mm512_loadu_ps(row + i);
+        if (mean != NULL) value = _mm512_sub_ps(value, _mm512_broadcast_f32x8(*mean));
+        store_wide((Whole)_mm512_fmadd_ps(value, _mm512_set1_ps(factor), _mm512_set1_ps(shift)), out + i);
     }
-#else
-    for (; i < width; i += LANES)
-        store_wide(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(row + i), _mm256_set1_ps(factor))), out + i);
 #endif
+    for (; i < width; i += LANES) {
+        __m256 value = _mm256_loadu_ps(row + i);
+        if (mean != NULL) value = _mm256_sub_ps(value, *mean);
+#if BITS == 8
+        value = _mm256_fmadd_ps(value, _mm256_set1_ps(factor), _mm256_set1_ps(shift));
+        _mm_storel_epi64((__m128i *)(out + i), _mm256_cvtepi32_epi8((__m256i)value));
+#else
+        store_wide(_mm256_cvtps_epi32(_mm256_mul_ps(value, _mm256_set1_ps(factor))), out + i);
+#endif
+    }
 }
 
-/* ROWS rows, `step` apart, to integers: out (ROWS, width); `worth`: what one of them is in each row. `largest`: of the
- * magnitudes in each. */
-INLINE void quantise(const float *rows, int64_t step, __m128 largest, Input *out, float *worth, int64_t width) {
+/* ROWS rows, `step` apart, less `mean` (NULL: nothing), to integers: out (ROWS, width); `worth`: what one of them is in
+ * each row. `largest`: of the magnitudes in each. */
+INLINE void quantise(const float *rows, int64_t step, const __m256 *mean, __m128 largest, Input *out, float *worth,
+                     int64_t width) {
     float factors[ROWS];
     __m128 factor = _mm_div_ps(_mm_set1_ps(LARGEST), _mm_max_ps(largest, _mm_set1_ps(LEAST)));
     _mm_storeu_ps(factors, factor);
     _mm_storeu_ps(worth, _mm_mul_ps(largest, _mm_set1_ps(1.0f / LARGEST)));
-    for (int row = 0; row < ROWS; row++) round_row(rows + row * step, factors[row], out + row * width, width);
+    for (int row = 0; row < ROWS; row++)
+        round_row(rows + row * step, mean == NULL ? NULL : mean + row, factors[row], out + row * width, width);
 }
 
 /* Rows to integers: out (count, width). */
@@ -147,6 +155,6 @@ static void quantise_rows(const float *rows, int64_t step, Input *out, float *wo
         for (int64_t i = LANES; i < width; i += LANES)
             for (int j = 0; j < ROWS; j++)
                 largest[j] = _mm256_max_ps(largest[j], magnitude(_mm256_loadu_ps(rows + j * step + i)));
-        quantise(rows, step, largest_of(largest), out, worth + row, width);
+        quantise(rows, step, NULL, largest_of(largest), out, worth + row, width);
     }
 }

@@ -31,64 +31,80 @@ typedef struct {
     int64_t maps, width, side; /* side: of the image, a multiple of PATCH * ROWS */
 } Patches;
 
+/* The weights of norms are in those of the layers behind them; what is left of a norm is its `eps`. */
 typedef struct {
-    Norm norm1, norm2;
     Linear qkv, proj, fc1, fc2; /* outputs of qkv: query, key, value of each head, (heads, 3, head_width) */
     const float *bias;          /* (kinds, heads, tokens, tokens), in units of ln 2 as all scores */
     const int64_t *kind;        /* (windows): whose bias it is */
     const int64_t *order;       /* (windows, tokens): places in the image */
     int64_t width, heads, head_width, tokens, windows;
+    float eps1, eps2;
 } Block;
 
 typedef struct {
-    Norm norm;
     Linear reduction;
     const int64_t *order; /* (out_tokens, 4): places in the image */
     int64_t width, out_tokens;
+    float eps;
 } Merge;
 
-/* Layer norm of ROWS rows: in, `in_step` apart -> out (ROWS, width); gives their largest magnitudes. */
-INLINE __m128 norm_floats(const Norm *norm, const float *in, int64_t in_step, float *out, int64_t width) {
-    __m256 mean[ROWS], factor[ROWS], total[ROWS];
-    float numbers[ROWS];
+INLINE void broadcast_rows(__m128 numbers, __m256 *rows) {
+    float each[ROWS];
+    _mm_storeu_ps(each, numbers);
+    for (int row = 0; row < ROWS; row++) rows[row] = _mm256_broadcast_ss(each + row);
+}
+
+INLINE void find_means(const float *in, int64_t in_step, int64_t width, __m256 *mean) {
+    __m256 total[ROWS];
     for (int row = 0; row < ROWS; row++) total[row] = _mm256_setzero_ps();
     for (int64_t i = 0; i < width; i += LANES)
         for (int row = 0; row < ROWS; row++)
             total[row] = _mm256_add_ps(total[row], _mm256_loadu_ps(in + row * in_step + i));
-    _mm_storeu_ps(numbers, _mm_div_ps(sums_of(total), _mm_set1_ps(width)));
-    for (int row = 0; row < ROWS; row++) {
-        mean[row] = _mm256_broadcast_ss(numbers + row);
-        total[row] = _mm256_setzero_ps();
-    }
+    broadcast_rows(_mm_div_ps(sums_of(total), _mm_set1_ps(width)), mean);
+}
+
+/* One over the deviation from the mean of each of ROWS rows, and the largest such difference. */
+INLINE __m128 find_deviations(const float *in, int64_t in_step, int64_t width, float eps, const __m256 *mean,
+                              __m128 *largest) {
+    __m256 squares[ROWS], most[ROWS];
+    for (int row = 0; row < ROWS; row++) squares[row] = most[row] = _mm256_setzero_ps();
     for (int64_t i = 0; i < width; i += LANES)
         for (int row = 0; row < ROWS; row++) {
             __m256 centred = _mm256_sub_ps(_mm256_loadu_ps(in + row * in_step + i), mean[row]);
-            total[row] = _mm256_fmadd_ps(centred, centred, total[row]);
+            squares[row] = _mm256_fmadd_ps(centred, centred, squares[row]);
+            most[row] = _mm256_max_ps(most[row], magnitude(centred));
         }
-    __m128 variance = _mm_div_ps(sums_of(total), _mm_set1_ps(width));
-    _mm_storeu_ps(numbers, _mm_div_ps(_mm_set1_ps(1.0f), _mm_sqrt_ps(_mm_add_ps(variance, _mm_set1_ps(norm->eps)))));
-    for (int row = 0; row < ROWS; row++) {
-        factor[row] = _mm256_broadcast_ss(numbers + row);
-        total[row] = _mm256_setzero_ps();
+    *largest = largest_of(most);
+    __m128 variance = _mm_div_ps(sums_of(squares), _mm_set1_ps(width));
+    return _mm_div_ps(_mm_set1_ps(1.0f), _mm_sqrt_ps(_mm_add_ps(variance, _mm_set1_ps(eps))));
+}
+
+/* Layer norm without weights, as integers: in, rows `in_step` apart -> out (rows, width), `worth`: what one of them is. */
+static void norm_rows(float eps, const float *in, int64_t in_step, Input *out, float *worth, int64_t rows,
+                      int64_t width) {
+    for (int64_t row = 0; row < rows; row += ROWS, in += ROWS * in_step, out += ROWS * width) {
+        __m256 mean[ROWS];
+        __m128 largest;
+        find_means(in, in_step, width, mean);
+        __m128 factor = find_deviations(in, in_step, width, eps, mean, &largest);
+        quantise(in, in_step, mean, largest, out, worth + row, width);
+        _mm_storeu_ps(worth + row, _mm_mul_ps(_mm_loadu_ps(worth + row), factor));
     }
+}
+
+/* Layer norm of ROWS rows (ROWS, width), in place. */
+INLINE void norm_tokens(const Norm *norm, float *rows, int64_t width) {
+    __m256 mean[ROWS], factor[ROWS];
+    __m128 largest;
+    find_means(rows, width, width, mean);
+    broadcast_rows(find_deviations(rows, width, width, norm->eps, mean, &largest), factor);
     for (int64_t i = 0; i < width; i += LANES) {
         __m256 weight = _mm256_loadu_ps(norm->weight + i), bias = _mm256_loadu_ps(norm->bias + i);
         for (int row = 0; row < ROWS; row++) {
-            __m256 centred = _mm256_sub_ps(_mm256_loadu_ps(in + row * in_step + i), mean[row]);
-            __m256 value = _mm256_fmadd_ps(_mm256_mul_ps(centred, factor[row]), weight, bias);
-            total[row] = _mm256_max_ps(total[row], magnitude(value));
-            _mm256_storeu_ps(out + row * width + i, value);
+            float *at = rows + row * width + i;
+            __m256 normed = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(at), mean[row]), factor[row]);
+            _mm256_storeu_ps(at, _mm256_fmadd_ps(normed, weight, bias));
         }
-    }
-    return largest_of(total);
-}
-
-/* in, rows `in_step` apart -> integers, out (rows, width); `normed` is memory for ROWS rows. */
-static void norm_rows(const Norm *norm, const float *in, int64_t in_step, float *normed, Input *out, float *worth,
-                      int64_t rows, int64_t width) {
-    for (int64_t row = 0; row < rows; row += ROWS) {
-        __m128 largest = norm_floats(norm, in + row * in_step, in_step, normed, width);
-        quantise(normed, width, largest, out + row * width, worth + row, width);
     }
 }
 
@@ -98,7 +114,6 @@ typedef struct {
     float *wide;   /* outputs of layers, (tokens, out) */
     float *mixed;  /* values mixed by attention, (tokens, proj.in + PANEL): heads are written in whole panels */
     float *scale;  /* (tokens): what an integer is worth */
-    float *normed; /* (ROWS, width) */
     Input *whole;  /* inputs of layers, (tokens, in) */
     Head head;
 } Scratch;
@@ -117,7 +132,6 @@ static void *take_memory(const Block *block, Scratch *scratch) {
         {&scratch->wide, count * widest * sizeof(float)},
         {&scratch->mixed, count * (block->proj.in + PANEL) * sizeof(float)},
         {&scratch->scale, count * sizeof(float)},
-        {&scratch->normed, ROWS * block->width * sizeof(float)},
         {&scratch->whole, count * widest * sizeof(Input)},
         {&scratch->head.queries, count * block->head_width * sizeof(Input)},
         {&scratch->head.probabilities, count * count * sizeof(Input)},
@@ -145,8 +159,8 @@ static void *take_memory(const Block *block, Scratch *scratch) {
 }
 
 static void mix_tokens(const Block *block, const Scratch *scratch, const float *bias) {
-    norm_rows(&block->norm1, scratch->tokens, block->fc2.out, scratch->normed, scratch->whole, scratch->scale,
-              block->tokens, block->width);
+    norm_rows(block->eps1, scratch->tokens, block->fc2.out, scratch->whole, scratch->scale, block->tokens,
+              block->width);
     linear(STORE, &block->qkv, scratch->whole, scratch->scale, scratch->wide, block->qkv.out, block->tokens);
     for (int64_t head = 0; head < block->heads; head++)
         attend(&scratch->head, scratch->wide + head * 3 * block->head_width, block->qkv.out, block->tokens,
@@ -158,8 +172,8 @@ static void mix_tokens(const Block *block, const Scratch *scratch, const float *
 }
 
 static void transform_tokens(const Block *block, const Scratch *scratch) {
-    norm_rows(&block->norm2, scratch->tokens, block->fc2.out, scratch->normed, scratch->whole, scratch->scale,
-              block->tokens, block->width);
+    norm_rows(block->eps2, scratch->tokens, block->fc2.out, scratch->whole, scratch->scale, block->tokens,
+              block->width);
     linear(GELU, &block->fc1, scratch->whole, scratch->scale, scratch->wide, block->fc1.out, block->tokens);
     quantise_rows(scratch->wide, block->fc1.out, scratch->whole, scratch->scale, block->tokens, block->fc1.out);
     linear(ADD, &block->fc2, scratch->whole, scratch->scale, scratch->tokens, block->fc2.out, block->tokens);
@@ -232,7 +246,7 @@ static void run_patches(void *data) {
             int64_t column = 0;
             for (; column + 3 * LANES <= width; column += 3 * LANES) embed_patches(3, patches, image, tokens, column);
             for (; column < width; column += LANES) embed_patches(1, patches, image, tokens, column);
-            norm_floats(&patches->norm, tokens, width, tokens, width);
+            norm_tokens(&patches->norm, tokens, width);
         }
     }
 }
@@ -243,13 +257,13 @@ static void run_merge(void *data) {
     Work *work = data;
     const Merge *merge = work->layer;
     const int64_t width = merge->width, wide = 4 * width;
-    const int64_t floats = MERGED_ROWS * wide + ROWS * wide + MERGED_ROWS;
+    const int64_t floats = MERGED_ROWS * wide + MERGED_ROWS;
     float *memory = malloc(floats * sizeof(float) + MERGED_ROWS * wide * sizeof(Input));
     if (memory == NULL) {
         work->items.failed = 1;
         return;
     }
-    float *joined = memory, *normed = joined + MERGED_ROWS * wide, *scale = normed + ROWS * wide;
+    float *joined = memory, *scale = joined + MERGED_ROWS * wide;
     Input *whole = (Input *)(scale + MERGED_ROWS);
     for (int64_t start; (start = MERGED_ROWS * work->items.next++) < work->items.count;) {
         const int64_t rows = work->items.count - start < MERGED_ROWS ? work->items.count - start : MERGED_ROWS;
@@ -260,7 +274,7 @@ static void run_merge(void *data) {
                 memcpy(joined + row * wide + part * width, clip + merge->order[4 * place + part] * width,
                        width * sizeof(float));
         }
-        norm_rows(&merge->norm, joined, wide, normed, whole, scale, rows, wide);
+        norm_rows(merge->eps, joined, wide, whole, scale, rows, wide);
         linear(STORE, &merge->reduction, whole, scale, work->out + start * 2 * width, 2 * width, rows);
     }
     free(memory);
