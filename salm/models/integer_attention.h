@@ -19,12 +19,18 @@ static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64
     const int64_t groups = width / GROUP;
     quantise_rows(keys, step, rows, head->key_scale, tokens, width);
     int32_t *packed = (int32_t *)head->keys;
-    for (int64_t token = 0; token < tokens; token++)
-        for (int64_t i = 0; i < groups; i++) {
-            int32_t group;
-            memcpy(&group, rows + token * width + i * GROUP, sizeof group);
-            if (BITS == 8) group ^= (int32_t)0x80808080; /* takes 128 off each */
-            packed[(token / PANEL * groups + i) * PANEL + token % PANEL] = group;
+    const __m128 signs = _mm_castsi128_ps(_mm_set1_epi32(BITS == 8 ? (int32_t)0x80808080 : 0)); /* take 128 off each */
+    for (int64_t token = 0; token < tokens; token += 4)
+        for (int64_t i = 0; i < groups; i += 2) { /* two groups of four keys, to four keys of two groups */
+            __m128 pairs[2];
+            for (int j = 0; j < 2; j++) {
+                const Input *pair = rows + (token + 2 * j) * width + i * GROUP;
+                pairs[j] = _mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)pair)),
+                                        (const __m64 *)(pair + width));
+            }
+            float *place = (float *)packed + (token / PANEL * groups + i) * PANEL + token % PANEL;
+            _mm_storeu_ps(place, _mm_xor_ps(_mm_shuffle_ps(pairs[0], pairs[1], 0x88), signs));
+            _mm_storeu_ps(place + PANEL, _mm_xor_ps(_mm_shuffle_ps(pairs[0], pairs[1], 0xdd), signs));
         }
 #if BITS == 8
     for (int64_t first = 0; first < tokens; first += PANEL) {
