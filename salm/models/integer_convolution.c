@@ -12,8 +12,8 @@
 
 /* A convolution of 1 x 1 or 3 x 3, `in` a multiple of 4. */
 typedef struct {
-    const Weight *weight;      /* in panels of 16 outputs: (panels, kernel lines, kernel columns * in / 4, 16, 4) */
-    const float *scale, *bias; /* (16 panels) */
+    const Weight *weight; /* in panels of 16 outputs: (panels, kernel lines, kernel columns * in / 4, 16, 4) */
+    const float *scale;   /* (16 panels) */
     int64_t kernel, in, out;
 } Convolution;
 
@@ -22,6 +22,7 @@ typedef enum { PLAIN, RECTIFIED, ADDED } Result; /* ADDED to what is there, then
 typedef struct {
     Items items; /* lines */
     const Convolution *layer;
+    const float *bias; /* (16 panels) */
     const uint8_t *in;
     float *out;
     float scale; /* what an integer of `in` is worth */
@@ -48,7 +49,7 @@ INLINE void convolve_tile(int rows, int panels, Result result, const Maps *maps,
         const int64_t column = first + panel * PANEL, left = layer->out - column;
         const __mmask16 kept = left < PANEL ? (1 << left) - 1 : 0xffff;
         const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(maps->scale), _mm512_loadu_ps(layer->scale + column));
-        const __m512 bias = _mm512_loadu_ps(layer->bias + column);
+        const __m512 bias = _mm512_loadu_ps(maps->bias + column);
 #pragma GCC unroll 8
         for (int row = 0; row < rows; row++) {
             float *at = out + row * layer->out + column;
@@ -92,9 +93,10 @@ static void run_rectified(void *maps) { convolve_lines(RECTIFIED, maps); }
 static void run_added(void *maps) { convolve_lines(ADDED, maps); }
 
 /* in: rounded map (lines + 2, columns + 2, layer->in), worth `scale` each -> out (lines, columns, layer->out). */
-void salm_convolve(const Convolution *layer, int result, const uint8_t *in, float scale, float *out, int64_t lines,
-                   int64_t columns, Parallel parallel, int threads) {
-    Maps maps = {.items.count = lines, .layer = layer, .in = in, .out = out, .scale = scale, .columns = columns};
+void salm_convolve(const Convolution *layer, const float *bias, int result, const uint8_t *in, float scale, float *out,
+                   int64_t lines, int64_t columns, Parallel parallel, int threads) {
+    Maps maps = {
+        .items.count = lines, .layer = layer, .bias = bias, .in = in, .out = out, .scale = scale, .columns = columns};
     share_out(result == PLAIN       ? run_plain
               : result == RECTIFIED ? run_rectified
                                     : run_added,
@@ -118,6 +120,7 @@ typedef struct {
     int64_t columns, channels; /* of `out` */
     float factor;
     _Atomic uint32_t largest; /* bits of a float that is not negative: they are in the same order */
+    _Atomic int64_t *totals;  /* (channels) */
 } Rounding;
 
 INLINE void find_largest(int halve, Rounding *work) {
@@ -143,11 +146,16 @@ INLINE void round_lines(int halve, Rounding *work) {
     for (int64_t line; (line = work->items.next++) < work->items.count;) {
         const float *in = work->in + side * line * line_step;
         uint8_t *out = work->out + ((line + BORDER) * (work->columns + 2 * BORDER) + BORDER) * channels;
+        int32_t totals[channels];
+        memset(totals, 0, sizeof totals);
         for (int64_t column = 0; column < work->columns; column++, in += side * channels)
             for (int64_t i = 0; i < channels; i += LANES, out += LANES) {
-                __m256 value = _mm256_mul_ps(pooled(halve, in + i, channels, line_step), factor);
-                _mm_storel_epi64((__m128i *)out, _mm256_cvtepi32_epi8(_mm256_cvtps_epi32(value)));
+                __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(pooled(halve, in + i, channels, line_step), factor));
+                __m256i *total = (__m256i *)(totals + i);
+                _mm256_storeu_si256(total, _mm256_add_epi32(_mm256_loadu_si256(total), whole));
+                _mm_storel_epi64((__m128i *)out, _mm256_cvtepi32_epi8(whole));
             }
+        for (int64_t i = 0; i < channels; i++) work->totals[i] += totals[i];
     }
 }
 
@@ -158,10 +166,15 @@ static void run_round_halved(void *work) { round_lines(1, work); }
 
 /* in (lines, columns, channels), not negative -> out: (lines + 2, columns + 2, channels), whose border is zero already.
  * Gives what an integer is worth. `halve`: lines and columns of `in`, twice those of `out`, are averaged in pairs.
- * channels: a multiple of 8. */
-float salm_round_map(const float *in, int halve, uint8_t *out, int64_t lines, int64_t columns, int64_t channels,
-                     Parallel parallel, int threads) {
-    Rounding work = {.items.count = lines, .in = in, .out = out, .columns = columns, .channels = channels};
+ * totals: of each channel's integers, zeros before. channels: a multiple of 8. */
+float salm_round_map(const float *in, int halve, uint8_t *out, int64_t *totals, int64_t lines, int64_t columns,
+                     int64_t channels, Parallel parallel, int threads) {
+    Rounding work = {.items.count = lines,
+                     .in = in,
+                     .out = out,
+                     .columns = columns,
+                     .channels = channels,
+                     .totals = (_Atomic int64_t *)totals};
     share_out(halve ? run_largest_halved : run_largest, &work, &work.items, parallel, threads);
     const uint32_t bits = work.largest;
     float largest;

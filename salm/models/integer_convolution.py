@@ -1,9 +1,12 @@
 """`TimbrePooling` with 8-bit integers on x86-64 with AVX-512 VNNI: what `salm.models.integer` is to a branch.
 
 The maps that a convolution reads come from rectifiers: each is rounded to 0 to 255, of which 255 is the largest number
-in the whole map, and the weights to -127 to 127, output by output. Inputs without a sign have a mean, and neighbouring
-bins are alike: so the sums of weights are kept, by rounding some of them the other way. Without that, rounding the
-weights costs most of all. The first convolution, whose input has signs, stays float32, and so do residual sums.
+in the whole map, and the weights to -127 to 127, output by output. The first convolution, whose input has signs, stays
+float32, and so do residual sums.
+
+Rounding the weights costs most, as inputs without a sign have a mean, which every pixel's errors add up to. So what the
+rounded weights make of the channels' means is put right in the bias (Nagel et al. 2019, here with each clip's own
+means), and the sums of weights are kept by rounding some the other way, since neighbouring bins are alike.
 """
 
 import ctypes
@@ -44,19 +47,34 @@ class RoundedMaps:
     Attributes:
         whole: the integers.
         worth: what one of them is.
+        means: of each channel.
     """
 
     whole: UInt8[Tensor, "lines_and_border columns_and_border channels"]
     worth: float
+    means: Float[Tensor, "channels"]
 
 
-class PackedConvolution(Structure):
-    """A convolution as `integer_convolution.c` reads it."""
-
+class _Convolution(Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
+        *((name, ctypes.c_void_p) for name in ("weight", "scale")),
         *((name, ctypes.c_int64) for name in ("kernel", "in", "out")),
     )
+
+
+@dataclass(frozen=True)
+class PackedConvolution:
+    """A convolution as `integer_convolution.c` reads it.
+
+    Attributes:
+        layer: weights and sizes.
+        bias: one for each output, then zeros.
+        error: what rounding took from the weights, summed over the kernel.
+    """
+
+    layer: _Convolution
+    bias: Float[Tensor, "outs"]
+    error: Float[Tensor, "outs channels"]
 
 
 def convolution_library() -> ctypes.CDLL:
@@ -69,10 +87,13 @@ def convolution_library() -> ctypes.CDLL:
     library = compiled_library(SOURCE, (*AVX512_VNNI, f"-DBITS={BITS}"), f"precision 'int{BITS}'")
     pointer, size, number, true_or_not = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     threads = pointer, ctypes.c_int
-    convolution = ctypes.POINTER(PackedConvolution)
-    library.salm_convolve.argtypes = [convolution, ctypes.c_int, pointer, number, pointer, size, size, *threads]
+    convolution = ctypes.POINTER(_Convolution)
+    library.salm_convolve.argtypes = [
+        *(convolution, pointer, ctypes.c_int, pointer, number, pointer),
+        *(size, size, *threads),
+    ]
     library.salm_convolve.restype = None
-    library.salm_round_map.argtypes = [pointer, true_or_not, pointer, size, size, size, *threads]
+    library.salm_round_map.argtypes = [pointer, true_or_not, pointer, pointer, size, size, size, *threads]
     library.salm_round_map.restype = number
     return library
 
@@ -85,14 +106,17 @@ def pack_convolution(layer: nn.Conv2d) -> PackedConvolution:
     """
     check_place(layer.weight)
     out, width, kernel, _ = layer.weight.shape
-    whole, scale = sum_keeping_integers(layer.weight.detach().permute(0, 2, 3, 1).flatten(1, 2))
+    weight = layer.weight.detach().permute(0, 2, 3, 1).flatten(1, 2)
+    whole, scale = sum_keeping_integers(weight)
     padding, group = -out % PANEL, INTEGERS[BITS].group
     lines = functional.pad(whole.flatten(1), (0, 0, 0, padding))
     panels = lines.view(-1, PANEL, lines.shape[1] // group, group).transpose(1, 2)
-    bias = torch.zeros(out) if layer.bias is None else layer.bias.detach()
     values: dict[str, Any] = {"weight": panels.contiguous(), "kernel": kernel, "in": width, "out": out}
+    bias = torch.zeros(out) if layer.bias is None else layer.bias.detach()
     return PackedConvolution(
-        scale=functional.pad(scale, (0, padding)), bias=functional.pad(bias, (0, padding)), **values
+        layer=_Convolution(scale=functional.pad(scale, (0, padding)), **values),
+        bias=functional.pad(bias, (0, padding)),
+        error=functional.pad((weight - whole * scale[:, None, None]).sum(dim=1), (0, 0, 0, padding)),
     )
 
 
@@ -126,17 +150,22 @@ def round_maps(maps: Maps, *, halve: bool = False) -> RoundedMaps:
     if halve:
         lines, columns = lines // 2, columns // 2
     whole = torch.zeros(lines + 2 * BORDER, columns + 2 * BORDER, channels, dtype=torch.uint8)
-    sizes = lines, columns, channels
-    worth = convolution_library().salm_round_map(maps.data_ptr(), halve, whole.data_ptr(), *sizes, *_threads())
-    return RoundedMaps(whole, worth)
+    totals = torch.zeros(channels, dtype=torch.int64)
+    places = maps.data_ptr(), halve, whole.data_ptr(), totals.data_ptr()
+    worth = convolution_library().salm_round_map(*places, lines, columns, channels, *_threads())
+    return RoundedMaps(whole, worth, totals.float() * (worth / (lines * columns)))
 
 
-def convolve(layer: PackedConvolution, maps: RoundedMaps, result: Result, onto: Maps | None = None) -> Maps:
+def convolve(convolution: PackedConvolution, maps: RoundedMaps, result: Result, onto: Maps | None = None) -> Maps:
     """Outputs of a convolution; `onto`: what they are added to, in place."""
     lines, columns = (side - 2 * BORDER for side in maps.whole.shape[:2])
-    out = torch.empty(lines, columns, layer.out) if onto is None else onto
+    out = torch.empty(lines, columns, convolution.layer.out) if onto is None else onto
+    bias = torch.addmv(convolution.bias, convolution.error, maps.means)
     places = maps.whole.data_ptr(), maps.worth, out.data_ptr()
-    convolution_library().salm_convolve(ctypes.byref(layer), result, *places, lines, columns, *_threads())
+    convolution_library().salm_convolve(
+        *(ctypes.byref(convolution.layer), bias.data_ptr(), result, *places),
+        *(lines, columns, *_threads()),
+    )
     return out
 
 

@@ -81,6 +81,17 @@ def test_sums_are_exact(kernel, width, out, columns):
     assert torch.equal(convolve(packed, rounded, Result.ADDED, onto=before.clone()), (before + expected).relu())
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_rounded_weights_cost_constant_maps_nothing(kernel):
+    layer = nn.Conv2d(24, 40, kernel, padding=kernel // 2)
+    maps = whole_numbers(255, 1, 24)[0].abs().expand(200, 100, 24).contiguous()
+    found = convolve(pack_convolution(layer), round_maps(maps), Result.PLAIN)[1:-1, 1:-1]
+    torch.testing.assert_close(found, layer(maps.permute(2, 0, 1)).permute(1, 2, 0)[1:-1, 1:-1], atol=1e-3, rtol=0)
+    rounded = pack_convolution(layer)
+    rounded.error.zero_()
+    assert (convolve(rounded, round_maps(maps), Result.PLAIN)[1:-1, 1:-1] - found).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("halve", [False, True])
 def test_maps_are_rounded_within_their_border(halve):
     maps = torch.rand(8, 12, 24, generator=torch.Generator().manual_seed(0)) * 3e-3
@@ -90,6 +101,7 @@ def test_maps_are_rounded_within_their_border(halve):
     assert inside.max() == 255
     assert rounded.whole.sum() == inside.sum()
     assert rounded.worth == pytest.approx(expected.max().item() / 255)
+    torch.testing.assert_close(rounded.means, (inside * rounded.worth).mean(dim=(0, 1)))
     torch.testing.assert_close(inside * rounded.worth, expected, atol=0.501 * rounded.worth, rtol=0)
 
 
