@@ -131,7 +131,7 @@ def sum_keeping_integers(
     exact = weight.double() * factor[:, None, None]
     whole = _with_sums(exact, exact.round())
     whole = _with_sums(exact.flatten(1)[..., None], whole.flatten(1)[..., None]).view(weight.shape)
-    return whole.to(torch.int8), (1 / factor).float()
+    return whole.clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT).to(torch.int8), (1 / factor).float()
 
 
 def _with_sums(
