@@ -13,7 +13,7 @@ What differs from the training path of `salm.models.htsat`:
 Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
 "int8" and "int16" the transformer's stages are those of `salm.models.integer`, and the networks of `ArrivalPooling` are
 compiled code as well (`salm.models.compiled_arrival`). The other convolutions are, with "int8", those of
-`salm.models.integer_convolution`; with "int16" they are bf16 where the processor has units for it.
+`salm.models.integer_convolution`.
 """
 
 from collections.abc import Callable
@@ -272,7 +272,7 @@ def _tuned_timbre(timbre: TimbrePooling, precision: Precision) -> nn.Module:
     fuse_batch_norms(tuned.layers)
     if precision == "int8" and IntegerTimbre.fits(timbre):
         return IntegerTimbre(tuned)
-    tuned.layers.to(torch.bfloat16 if precision in INTEGER_BITS and has_bf16_units() else DTYPES[precision])
+    tuned.layers.to(DTYPES[precision])
     lay_channels_last(tuned.layers)
     return tuned
 
