@@ -79,7 +79,7 @@ def integer_library(bits: int) -> ctypes.CDLL:
     flags = (*(AVX512_VNNI if bits == 8 else AVX2), f"-DBITS={bits}")
     library = compiled_library(SOURCE, flags, f"precision 'int{bits}'")
     clips_and_threads = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int)
-    library.salm_block.argtypes = [ctypes.POINTER(_Block), ctypes.c_void_p, *clips_and_threads]
+    library.salm_block.argtypes = [ctypes.POINTER(_Block), *2 * (ctypes.c_void_p,), *clips_and_threads]
     library.salm_patches.argtypes = [ctypes.POINTER(_Patches), *2 * (ctypes.c_void_p,), *clips_and_threads]
     library.salm_merge.argtypes = [ctypes.POINTER(_Merge), *2 * (ctypes.c_void_p,), *clips_and_threads]
     return library
@@ -133,10 +133,12 @@ class IntegerStage(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch out_tokens out_width"]:
         clips, parallel, threads = len(tokens), torch_threads(), torch.get_num_threads()
-        tokens = tokens.clone(memory_format=torch.contiguous_format)  # the blocks work in place
+        tokens = tokens.contiguous()
+        out = torch.empty_like(tokens)
         for block in self._blocks:
-            done = self._library.salm_block(ctypes.byref(block), _pointer(tokens), clips, parallel, threads)
-            _check_memory(done)
+            images = _pointer(tokens), _pointer(out)
+            _check_memory(self._library.salm_block(ctypes.byref(block), *images, clips, parallel, threads))
+            tokens = out  # the first block leaves its input as it is, the others work in place
         if self._merge is None:
             return tokens
         merged = tokens.new_empty(clips, self._merge.out_tokens, 2 * self._merge.width)

@@ -182,7 +182,8 @@ static void transform_tokens(const Block *block, const Scratch *scratch) {
 typedef struct {
     Items items;
     const void *layer; /* Patches, a Block or a Merge */
-    float *image, *out;
+    const float *image;
+    float *out;
 } Work;
 
 static void run_block(void *data) {
@@ -194,13 +195,13 @@ static void run_block(void *data) {
     for (int64_t window; memory != NULL && (window = work->items.next++) < work->items.count;) {
         const int64_t place = window % block->windows;
         const int64_t *order = block->order + place * count;
-        float *clip = work->image + (window - place) * count * width;
+        const int64_t clip = (window - place) * count * width;
         for (int64_t token = 0; token < count; token++)
-            memcpy(scratch.tokens + token * step, clip + order[token] * width, width * sizeof(float));
+            memcpy(scratch.tokens + token * step, work->image + clip + order[token] * width, width * sizeof(float));
         mix_tokens(block, &scratch, block->bias + block->kind[place] * block->heads * count * count);
         transform_tokens(block, &scratch);
         for (int64_t token = 0; token < count; token++)
-            memcpy(clip + order[token] * width, scratch.tokens + token * step, width * sizeof(float));
+            memcpy(work->out + clip + order[token] * width, scratch.tokens + token * step, width * sizeof(float));
     }
     if (memory == NULL) work->items.failed = 1;
     free(memory);
@@ -281,19 +282,20 @@ static void run_merge(void *data) {
 }
 
 /* images (clips, maps, side, side) -> out (clips, (side / PATCH)^2, width). */
-int salm_patches(const Patches *patches, float *images, float *out, int64_t clips, Parallel parallel, int threads) {
+int salm_patches(const Patches *patches, const float *images, float *out, int64_t clips, Parallel parallel,
+                 int threads) {
     Work work = {.layer = patches, .image = images, .out = out, .items.count = clips * (patches->side / PATCH)};
     return share_out(run_patches, &work, &work.items, parallel, threads);
 }
 
-/* The windows of `clips` images (clips, windows * tokens, width), in place; 0 without memory. */
-int salm_block(const Block *block, float *images, int64_t clips, Parallel parallel, int threads) {
-    Work work = {.layer = block, .image = images, .items.count = clips * block->windows};
+/* The windows of `clips` images (clips, windows * tokens, width) -> out, which may be the images; 0 without memory. */
+int salm_block(const Block *block, const float *images, float *out, int64_t clips, Parallel parallel, int threads) {
+    Work work = {.layer = block, .image = images, .out = out, .items.count = clips * block->windows};
     return share_out(run_block, &work, &work.items, parallel, threads);
 }
 
 /* images (clips, 4 out_tokens, width) -> out (clips, out_tokens, 2 width); 0 without memory. */
-int salm_merge(const Merge *merge, float *images, float *out, int64_t clips, Parallel parallel, int threads) {
+int salm_merge(const Merge *merge, const float *images, float *out, int64_t clips, Parallel parallel, int threads) {
     Work work = {.layer = merge, .image = images, .out = out, .items.count = clips * merge->out_tokens};
     return share_out(run_merge, &work, &work.items, parallel, threads);
 }
