@@ -11,7 +11,6 @@ import os
 import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,10 +69,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=100)
     arguments = parser.parse_args()
     document = measure(arguments.threads, arguments.repetitions)
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    machine = {"processor": names[0] if names else platform.machine(), "cores": os.cpu_count()}
+    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     print(json.dumps(document | {"machine": machine, "versions": {"torch": torch.__version__}}, indent=2))
 
 

@@ -3,15 +3,18 @@
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from salm.errors import DependencyError
+from salm.processor import has_avx2, has_vnni
 
 COMPILERS = ("cc", "gcc", "clang")
 """Tried in this order, after the one named by the environment variable CC."""
@@ -44,6 +47,32 @@ def compiled_library(source: Path, flags: tuple[str, ...], needed_for: str) -> c
     if not library.is_file():
         _compile(source, flags, library, needed_for)
     return ctypes.CDLL(str(library))
+
+
+class Structure(ctypes.Structure):
+    """A structure of a C source; tensors that it points to live as long as it does."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**{name: _address(value) for name, value in values.items()})
+        self.kept = values
+
+
+def _address(value: Any) -> Any:
+    return value.data_ptr() if isinstance(value, torch.Tensor) else value
+
+
+def fastest_vectors(needed_for: str) -> tuple[str, ...]:
+    """Flags for the widest vectors that this processor has.
+
+    Raises:
+        DependencyError: it has none with AVX2.
+    """
+    if not has_avx2():
+        raise DependencyError(
+            f"{needed_for} needs an x86-64 processor with AVX2, and this one ({platform.machine()}) is none; use "
+            "'float32' or 'bfloat16'"
+        )
+    return AVX512_VNNI if has_vnni() else AVX2
 
 
 @lru_cache

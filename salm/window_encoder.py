@@ -19,7 +19,7 @@ from salm.config import FeatureConfig
 from salm.errors import AudioFormatError, ConfigError
 from salm.geometry import azimuth_elevation
 from salm.models.salm import SALM
-from salm.models.tuned import Precision, compiled_features_for, tuned_model
+from salm.models.tuned import Precision, compiled_code_for, tuned_model
 from salm.progress import progress_on_stderr
 from salm.results import EncodedWindow
 
@@ -59,7 +59,7 @@ class WindowEncoder:
         self, model: SALM, features: FeatureConfig, device: torch.device, precision: Precision = "float32"
     ) -> None:
         self.model, self.device = tuned_model(model, precision), device
-        self.features = FeatureExtractor(features, compiled_for=compiled_features_for(precision)).to(device)
+        self.features = FeatureExtractor(features, compiled_for=compiled_code_for(precision)).to(device)
 
     def windows(
         self, sources: Sequence[Recording], batch_size: int, on_error: OnError | None = None

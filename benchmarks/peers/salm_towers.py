@@ -19,7 +19,7 @@ from salm.models.audio_encoder import MapNorm
 from salm.models.builders import build_model, named_config
 from salm.models.htsat import HTSAT, fold_image, stretch_time
 from salm.models.salm import Projection
-from salm.models.tuned import Precision, compiled_features_for, tuned_branch, tuned_model
+from salm.models.tuned import Precision, compiled_code_for, tuned_branch, tuned_model
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
 from salm.window_encoder import map_on_threads
@@ -50,7 +50,7 @@ def clap_size(settings: Settings) -> Encoder:
     precision = PRECISIONS[settings.precision]
     branch = tuned_branch(htsat, precision)
     mel_weights = torch.from_numpy(np.load(settings.folder / "clap_mels.npy").astype(np.float32))
-    extractor = FeatureExtractor(CLAP_FEATURES, mel_weights, compiled_for=compiled_features_for(precision))
+    extractor = FeatureExtractor(CLAP_FEATURES, mel_weights, compiled_for=compiled_code_for(precision))
     extractor.to(settings.device)
 
     def embed(logmel: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ def dual_encoder(settings: Settings) -> Encoder:
         model, features = build_model(config).eval(), config.features
     precision = PRECISIONS[settings.precision]
     tuned = tuned_model(model.to(settings.device), precision)
-    extractor = FeatureExtractor(features, compiled_for=compiled_features_for(precision)).to(settings.device)
+    extractor = FeatureExtractor(features, compiled_for=compiled_code_for(precision)).to(settings.device)
     return _encoder(
         "clips_24k.npy",
         lambda clips: extractor(torch.from_numpy(clips).to(settings.device)),

@@ -7,7 +7,6 @@
  */
 #include "../threads.h"
 #include <immintrin.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 

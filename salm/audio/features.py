@@ -52,7 +52,8 @@ class FeatureExtractor(torch.nn.Module):
     Args:
         config: sizes and rates.
         mel_weights: another filterbank than `mel_filterbank(config)`.
-        compiled_for: use compiled code on CPUs, needed for what is named here, see `salm.compiled`.
+        compiled_for: use compiled code on CPUs, needed for what is named here, see `salm.compiled`. Frames of another
+            length than a power of two stay torch's.
 
     Raises:
         DependencyError: the code cannot be compiled.

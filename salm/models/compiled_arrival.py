@@ -1,6 +1,6 @@
 """The two networks of `ArrivalPooling` as compiled code, in float32, for x86-64 processors with AVX2.
 
-Eight channels are too few for the convolutions of torch (2.11), which take two and a half times as long.
+Eight channels are too few for the convolutions of torch (2.11), which take twice as long.
 """
 
 import ctypes
@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from salm.compiled import AVX2, AVX512_VNNI, compiled_library, torch_threads
-from salm.models.integer import Structure, check_place
-from salm.processor import has_vnni
+from salm.compiled import Structure, compiled_library, fastest_vectors, torch_threads
+from salm.models.integer import check_place
 
 SOURCE = Path(__file__).with_name("arrival.c")
 CHANNELS = 8
@@ -42,8 +41,7 @@ class CompiledWeights(nn.Module):
 
     def __init__(self, network: nn.Sequential, needed_for: str) -> None:
         super().__init__()
-        instructions = AVX512_VNNI if has_vnni() else AVX2
-        self._function = compiled_library(SOURCE, instructions, needed_for).salm_arrival
+        self._function = compiled_library(SOURCE, fastest_vectors(needed_for), needed_for).salm_arrival
         sizes, pointers = 2 * (ctypes.c_int64,), 2 * (ctypes.c_void_p,)
         self._function.argtypes = [ctypes.POINTER(_Network), *pointers, *sizes, ctypes.c_void_p, ctypes.c_int]
         convolutions: list[nn.Conv2d] = [layer for layer in network if isinstance(layer, nn.Conv2d)]

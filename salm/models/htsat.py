@@ -224,7 +224,7 @@ def stretch_time(maps: Float[Tensor, "batch maps mels frames"]) -> Float[Tensor,
     """Stretch the time axis to 1024 frames, bicubic with aligned corners: what HTS-AT and LAION-CLAP do before folding.
 
     PSELDNets and SALM zero-pad instead (`fold_image`); converted CLAP towers need this. By hand, since
-    `functional.interpolate` (torch 2.11, CPU) interpolates the mels as well and takes six times as long.
+    `functional.interpolate` (torch 2.11, CPU) interpolates the mels as well and takes five times as long.
     """
     places, weights = _bicubic_taps(maps.shape[-1])
     frames = maps.transpose(-1, -2).contiguous()

@@ -15,16 +15,14 @@ The arithmetic is in `swin_integer.c` and its headers, which are compiled on fir
 import ctypes
 import math
 import platform
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from salm.compiled import AVX2, AVX512_VNNI, compiled_library, torch_threads
+from salm.compiled import AVX2, AVX512_VNNI, Structure, compiled_library, torch_threads
 from salm.errors import ConfigError, DependencyError
 from salm.models.htsat import (
     IMAGE_SIZE,
@@ -36,37 +34,11 @@ from salm.models.htsat import (
     merging_order,
     window_order,
 )
+from salm.models.integer_weights import INTEGERS, LANES, LARGEST_SUM, PANEL, in_panels, integer_weights, whole_panels
 from salm.processor import has_avx2, has_vnni
 
 SOURCE = Path(__file__).with_name("swin_integer.c")
-LARGEST_SUM = 2**31 - 1
 LOG2_E = math.log2(math.e)
-PANEL, LANES = 16, 8
-"""Outputs that are computed together, and floats of a vector: sizes are padded to multiples of them."""
-
-
-@dataclass(frozen=True)
-class Integers:
-    """How the factors of a matrix product are rounded.
-
-    Attributes:
-        largest_input, largest_weight: their magnitudes at most.
-        added: to each input, so that it has no sign.
-        group: products that one instruction sums.
-        dtype: of the weights.
-    """
-
-    largest_input: int
-    largest_weight: int
-    added: int
-    group: int
-    dtype: torch.dtype
-
-
-INTEGERS = {
-    8: Integers(largest_input=127, largest_weight=127, added=128, group=4, dtype=torch.int8),
-    16: Integers(largest_input=4095, largest_weight=2**15 - 1, added=0, group=2, dtype=torch.int16),
-}
 
 
 def integer_library(bits: int) -> ctypes.CDLL:
@@ -154,18 +126,6 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 def _check_memory(done: int) -> None:
     if not done:
         raise MemoryError("not enough memory for a block of the audio tower")
-
-
-class Structure(ctypes.Structure):
-    """A structure of a C source; tensors that it points to live as long as it does."""
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**{name: _address(value) for name, value in values.items()})
-        self.kept = values
-
-
-def _address(value: Any) -> Any:
-    return value.data_ptr() if isinstance(value, Tensor) else value
 
 
 class _Linear(Structure):
@@ -300,24 +260,7 @@ def _behind_norm(norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Float[Tensor, "o
 def _packed_linear(bits: int, weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"]) -> _Linear:
     integers = INTEGERS[bits]
     whole, scale = integer_weights(weight.detach(), integers)
-    bias = bias.detach()
-    padding = -len(scale) % PANEL
-    whole = functional.pad(whole, (0, 0, 0, padding))
-    panels = whole.view(-1, PANEL, whole.shape[1] // integers.group, integers.group).transpose(1, 2)
-    values: dict[str, Any] = {"scale": functional.pad(scale, (0, padding)), "bias": functional.pad(bias, (0, padding))}
-    values["start"] = (-integers.added * whole.sum(dim=1)).int()
-    return _Linear(weight=panels.contiguous(), **values, **{"in": whole.shape[1], "out": len(whole)})
-
-
-def integer_weights(
-    weight: Float[Tensor, "out in"], integers: Integers
-) -> tuple[Int[Tensor, "out in"], Float[Tensor, "out"]]:
-    """Weights as integers, and what one is worth in each row.
-
-    No product of a row with inputs of at most `largest_input` in magnitude leaves 32 bits.
-    """
-    largest_total = LARGEST_SUM / integers.largest_input - weight.shape[1] / 2  # rounding adds at most a half to each
-    total = weight.double().abs().sum(dim=1)
-    factor = (largest_total / total).minimum(integers.largest_weight / weight.double().abs().amax(dim=1))
-    factor = torch.where(total > 0, factor, 1.0)
-    return (weight * factor[:, None]).round().to(integers.dtype), (1 / factor).float()
+    whole, scale, bias = (whole_panels(part) for part in (whole, scale, bias.detach()))
+    start = (-integers.added * whole.sum(dim=1)).int()
+    sizes = {"in": whole.shape[1], "out": len(whole)}
+    return _Linear(weight=in_panels(whole, integers), start=start, scale=scale, bias=bias, **sizes)

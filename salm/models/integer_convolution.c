@@ -7,6 +7,7 @@
  */
 #include "../threads.h"
 #include "integer_linear.h"
+#include <stdatomic.h>
 
 #define BORDER 1
 
@@ -135,8 +136,7 @@ INLINE void find_largest(int halve, Rounding *work) {
     float own = _mm_cvtss_f32(largest_of((__m256[]){largest, largest, largest, largest}));
     uint32_t bits, before = work->largest;
     memcpy(&bits, &own, sizeof bits);
-    while (before < bits && !__atomic_compare_exchange_n((uint32_t *)&work->largest, &before, bits, 0, __ATOMIC_SEQ_CST,
-                                                         __ATOMIC_SEQ_CST)) {
+    while (before < bits && !atomic_compare_exchange_weak(&work->largest, &before, bits)) {
     }
 }
 

@@ -12,22 +12,20 @@ means), and the sums of weights are kept by rounding some the other way, since n
 import ctypes
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional
 
-from salm.compiled import AVX512_VNNI, compiled_library, torch_threads
-from salm.models.integer import INTEGERS, LANES, PANEL, Structure, check_place, check_processor
+from salm.compiled import AVX512_VNNI, Structure, compiled_library, torch_threads
+from salm.models.integer import check_place, check_processor
+from salm.models.integer_weights import INTEGERS, LANES, in_panels, sum_keeping_integers, whole_panels
 from salm.models.timbre import ResidualBlock, TimbrePooling
 
 SOURCE = Path(__file__).with_name("integer_convolution.c")
 BITS = 8
-LARGEST_WEIGHT = 127
-"""One less before sums are corrected by steps of one. No sum of 66,000 products leaves 32 bits."""
 BORDER = 1
 """Zeros around a rounded map, on each side."""
 Maps = Float[Tensor, "lines columns channels"]
@@ -77,6 +75,7 @@ class PackedConvolution:
     error: Float[Tensor, "outs channels"]
 
 
+@lru_cache
 def convolution_library() -> ctypes.CDLL:
     """The compiled `integer_convolution.c`.
 
@@ -107,41 +106,17 @@ def pack_convolution(layer: nn.Conv2d) -> PackedConvolution:
     check_place(layer.weight)
     out, width, kernel, _ = layer.weight.shape
     weight = layer.weight.detach().permute(0, 2, 3, 1).flatten(1, 2)
-    whole, scale = sum_keeping_integers(weight)
-    padding, group = -out % PANEL, INTEGERS[BITS].group
-    lines = functional.pad(whole.flatten(1), (0, 0, 0, padding))
-    panels = lines.view(-1, PANEL, lines.shape[1] // group, group).transpose(1, 2)
-    values: dict[str, Any] = {"weight": panels.contiguous(), "kernel": kernel, "in": width, "out": out}
+    integers = INTEGERS[BITS]
+    whole, scale = sum_keeping_integers(weight, integers)
+    error = (weight - whole * scale[:, None, None]).sum(dim=1)
     bias = torch.zeros(out) if layer.bias is None else layer.bias.detach()
+    panels = in_panels(whole_panels(whole.flatten(1)), integers)
+    sizes = {"kernel": kernel, "in": width, "out": out}
     return PackedConvolution(
-        layer=_Convolution(scale=functional.pad(scale, (0, padding)), **values),
-        bias=functional.pad(bias, (0, padding)),
-        error=functional.pad((weight - whole * scale[:, None, None]).sum(dim=1), (0, 0, 0, padding)),
+        layer=_Convolution(weight=panels, scale=whole_panels(scale), **sizes),
+        bias=whole_panels(bias),
+        error=whole_panels(error),
     )
-
-
-def sum_keeping_integers(
-    weight: Float[Tensor, "out taps inputs"],
-) -> tuple[Int8[Tensor, "out taps inputs"], Float[Tensor, "out"]]:
-    """Weights as integers, and what one is worth in each output: their sums over the taps of each input, and over all,
-    are as near to the weights' as integers can be.
-    """
-    largest = weight.abs().amax(dim=(1, 2))
-    factor = torch.where(largest > 0, (LARGEST_WEIGHT - 1) / largest, 1.0)
-    exact = weight.double() * factor[:, None, None]
-    whole = _with_sums(exact, exact.round())
-    whole = _with_sums(exact.flatten(1)[..., None], whole.flatten(1)[..., None]).view(weight.shape)
-    return whole.clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT).to(torch.int8), (1 / factor).float()
-
-
-def _with_sums(
-    exact: Float[Tensor, "out places inputs"], whole: Float[Tensor, "out places inputs"]
-) -> Float[Tensor, "out places inputs"]:
-    """Integers whose sums over the places are the nearest to the exact ones, by steps of one where they cost least."""
-    error = exact - whole
-    steps = error.sum(dim=1, keepdim=True).round()
-    rank = (error * steps.sign()).argsort(dim=1, descending=True).argsort(dim=1)
-    return whole + (rank < steps.abs()) * steps.sign()
 
 
 def round_maps(maps: Maps, *, halve: bool = False) -> RoundedMaps:

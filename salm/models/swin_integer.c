@@ -14,7 +14,6 @@
  */
 #include "../threads.h"
 #include "integer_attention.h"
-#include <math.h>
 #include <stdlib.h>
 
 #define PATCH 4

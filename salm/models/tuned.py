@@ -77,8 +77,8 @@ def find_precision(name: str, device: torch.device) -> Precision:
     return "bfloat16" if has_bf16_units() else "float32"
 
 
-def compiled_features_for(precision: Precision) -> str | None:
-    """`compiled_for` of the `FeatureExtractor` before a tower of this precision, which needs a compiler itself."""
+def compiled_code_for(precision: Precision) -> str | None:
+    """What compiled code is needed for with this precision, which needs a compiler in any case; None: for nothing."""
     return f"precision '{precision}'" if precision in INTEGER_BITS else None
 
 
@@ -103,10 +103,11 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         setattr(tuned, name, None if branch is None else tuned_branch(branch, precision))
     if encoder.timbre is not None:
         tuned.timbre = _tuned_timbre(encoder.timbre, precision)  # type: ignore[assignment]
-    if encoder.arrival is not None and precision in INTEGER_BITS and CompiledWeights.fit(encoder.arrival.first):
+    needed_for = compiled_code_for(precision)
+    if encoder.arrival is not None and needed_for is not None and CompiledWeights.fit(encoder.arrival.first):
         tuned.arrival = _shallow(encoder.arrival)
         for name in ("first", "second"):
-            setattr(tuned.arrival, name, CompiledWeights(getattr(encoder.arrival, name), f"precision '{precision}'"))
+            setattr(tuned.arrival, name, CompiledWeights(getattr(encoder.arrival, name), needed_for))
     return tuned.eval()
 
 

@@ -6,17 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from salm.compiled import torch_threads
 from salm.errors import ConfigError, DependencyError
 from salm.models.htsat import HTSAT, PatchEmbed, SwinStage, merging_order
-from salm.models.integer import (
-    INTEGERS,
-    LARGEST_SUM,
-    CompiledPatchEmbed,
-    IntegerStage,
-    integer_library,
-    integer_weights,
-    torch_threads,
-)
+from salm.models.integer import CompiledPatchEmbed, IntegerStage, integer_library
+from salm.models.integer_weights import INTEGERS, LARGEST_SUM, integer_weights
 from salm.models.tuned import find_precision, tuned_branch
 from tests.models.test_tuned import randomise
 

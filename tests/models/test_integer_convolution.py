@@ -15,8 +15,8 @@ from salm.models.integer_convolution import (
     convolve,
     pack_convolution,
     round_maps,
-    sum_keeping_integers,
 )
+from salm.models.integer_weights import INTEGERS, sum_keeping_integers
 from salm.models.timbre import TimbrePooling
 from salm.models.tuned import tuned_encoder
 from tests.models.test_timbre import SIZES
@@ -56,7 +56,7 @@ def test_sums_of_weights_are_kept(taps):
         torch.randn(5, taps, 24, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 5)[:, None, None]
     )
     weight[3] = 0.0
-    whole, worth = sum_keeping_integers(weight)
+    whole, worth = sum_keeping_integers(weight, INTEGERS[8])
     error = weight - whole * worth[:, None, None]
     assert whole.abs().max() <= 127 and not whole[3].any()
     assert torch.all(error.abs().amax(dim=(1, 2)) <= 1.51 * worth)
