@@ -1,6 +1,9 @@
 """Compiling on first use: where the library lies, and what is said when it cannot be had."""
 
 import os
+import platform
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -34,6 +37,28 @@ def compiler(source):
     except DependencyError as error:
         pytest.skip(str(error))
     compiled.compiled_library.cache_clear()
+
+
+FLAGS = {
+    "arrival.c": [compiled.AVX2, compiled.AVX512_VNNI],
+    "feature_maps.c": [compiled.AVX2, compiled.AVX512_VNNI],
+    "integer_convolution.c": [(*compiled.AVX512_VNNI, "-DBITS=8")],
+    "swin_integer.c": [(*compiled.AVX2, "-DBITS=16"), (*compiled.AVX512_VNNI, "-DBITS=8")],
+}
+"""Of every source of the package; tests that run them skip where they cannot be compiled."""
+
+
+def test_every_source_compiles(tmp_path):
+    compiler = next(filter(None, map(shutil.which, compiled.COMPILERS)), None)
+    if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("there is no C compiler for x86-64 here")
+    sources = {path.name: path for path in compiled.HEADERS.rglob("*.c")}
+    assert sources.keys() == FLAGS.keys()
+    for name, variants in FLAGS.items():
+        for flags in variants:
+            command = [compiler, *compiled.FLAGS, *flags, str(sources[name]), "-o", str(tmp_path / name), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, f"{name} with {flags}: {done.stderr}"
 
 
 def test_library_is_made_once_and_anew_for_another_source(compiler, source, monkeypatch):

@@ -120,7 +120,7 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
 #pragma GCC unroll 4
         for (int panel = 0; panel < MAX_PANELS; panel++)
             sums[row][panel] = _mm512_loadu_si512(keys->start + panel * PANEL);
-    multiply_tile(ROWS, MAX_PANELS, queries, keys->in, keys->weight, PANEL * keys->in, keys->in, sums);
+    multiply_tile(ROWS, MAX_PANELS, queries, keys->in, keys->weight, PANEL * keys->in, keys->in, keys->weight, sums);
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; row++) {
 #pragma GCC unroll 4

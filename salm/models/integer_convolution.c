@@ -42,8 +42,8 @@ INLINE void convolve_tile(int rows, int panels, Result result, const Maps *maps,
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 3
         for (int panel = 0; panel < panels; panel++) sums[row][panel] = _mm512_setzero_si512();
-    for (int64_t line = 0; line < layer->kernel; line++)
-        multiply_tile(rows, panels, in + line * line_step, layer->in, weight + line * PANEL * count, panel_step, count,
+    for (int64_t line = 0; line < layer->kernel; line++, weight += PANEL * count)
+        multiply_tile(rows, panels, in + line * line_step, layer->in, weight, panel_step, count, weight + PANEL * count,
                       sums);
 #pragma GCC unroll 3
     for (int panel = 0; panel < panels; panel++) {

@@ -33,11 +33,13 @@ INLINE void finish(Purpose purpose, const Linear *layer, Whole sums, float in_sc
 #define TILE_PANELS 3
 #define MAX_PANELS 4 /* of fewer rows */
 
-/* Adds to `sums` what `rows` rows of `count` inputs and `panels` panels of weights (constants) make. */
+/* Adds to `sums` what `rows` rows of `count` inputs and `panels` panels of weights (constants) make. `ahead`: a panel
+ * that is fetched meanwhile. */
 INLINE void multiply_tile(int rows, int panels, const Input *in, int64_t in_step, const Weight *weight,
-                          int64_t panel_step, int64_t count, __m512i (*sums)[MAX_PANELS]) {
+                          int64_t panel_step, int64_t count, const Weight *ahead, __m512i (*sums)[MAX_PANELS]) {
     for (int64_t k = 0; k < count; k += GROUP, weight += GROUP * PANEL) {
         __m512i weights[MAX_PANELS];
+        _mm_prefetch((const char *)(ahead + k * PANEL), _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int panel = 0; panel < panels; panel++) weights[panel] = _mm512_loadu_si512(weight + panel * panel_step);
 #pragma GCC unroll 8
@@ -53,14 +55,16 @@ INLINE void multiply_tile(int rows, int panels, const Input *in, int64_t in_step
 }
 
 INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *layer, const Input *in,
-                        const float *in_scale, const float *bias, float *out, int64_t out_step, int64_t first) {
+                        const float *in_scale, const float *bias, float *out, int64_t out_step, int64_t first,
+                        const Weight *ahead) {
     __m512i sums[TILE_ROWS][MAX_PANELS];
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 3
         for (int panel = 0; panel < panels; panel++)
             sums[row][panel] = _mm512_loadu_si512(layer->start + first + panel * PANEL);
-    multiply_tile(rows, panels, in, layer->in, layer->weight + first * layer->in, PANEL * layer->in, layer->in, sums);
+    multiply_tile(rows, panels, in, layer->in, layer->weight + first * layer->in, PANEL * layer->in, layer->in, ahead,
+                  sums);
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 3
@@ -79,8 +83,10 @@ INLINE __m256i multiply_add(__m256i sum, __m256i input, __m256i weight) {
 }
 
 INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *layer, const Input *in,
-                        const float *in_scale, const float *bias, float *out, int64_t out_step, int64_t first) {
+                        const float *in_scale, const float *bias, float *out, int64_t out_step, int64_t first,
+                        const Weight *ahead) {
     (void)panels; /* one */
+    (void)ahead;
     const Weight *weight = layer->weight + first * layer->in;
     __m256i sums[TILE_ROWS][2];
     for (int row = 0; row < rows; row++)
@@ -108,22 +114,40 @@ INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *lay
 }
 #endif
 
+/* A whole tile, apart from the others: GCC then finds registers for all sums, whatever is around it. */
+typedef void WholeTile(const Linear *layer, const Input *in, const float *in_scale, const float *bias, float *out,
+                       int64_t out_step, int64_t first, const Weight *ahead);
+#define WHOLE_TILE(name, purpose)                                                                                      \
+    __attribute__((noinline)) static void name(const Linear *layer, const Input *in, const float *in_scale,            \
+                                               const float *bias, float *out, int64_t out_step, int64_t first,         \
+                                               const Weight *ahead) {                                                  \
+        linear_tile(TILE_ROWS, TILE_PANELS, purpose, layer, in, in_scale, bias, out, out_step, first, ahead);          \
+    }
+WHOLE_TILE(store_tile, STORE)
+WHOLE_TILE(add_tile, ADD)
+WHOLE_TILE(gelu_tile, GELU)
+#undef WHOLE_TILE
+
 /* in (rows, in) -> out (rows, out), whose rows are `out_step` apart. */
 INLINE void linear_for(Purpose purpose, const Linear *layer, const Input *in, const float *in_scale, float *out,
                        int64_t out_step, int64_t rows) {
+    WholeTile *const whole_tile = purpose == STORE ? store_tile : purpose == ADD ? add_tile : gelu_tile;
     for (int64_t first = 0, panels; first < layer->out; first += panels * PANEL) {
         const int64_t left = (layer->out - first) / PANEL;
         panels = left >= TILE_PANELS ? TILE_PANELS : left;
         if (TILE_PANELS > 1 && left == 4) panels = 2; /* twice, rather than 3 and 1 */
+        const Weight *next = layer->weight + (first + panels * PANEL) * layer->in;
         int64_t row = 0;
-#define TILES(count, panels)                                                                                           \
-    for (; row + count <= rows; row += count)                                                                          \
-    linear_tile(count, panels, purpose, layer, in + row * layer->in, in_scale + row,                                   \
-                layer->bias + row * layer->bias_step, out + row * out_step, out_step, first)
+#define AT_ROW                                                                                                         \
+    in + row * layer->in, in_scale + row, layer->bias + row * layer->bias_step, out + row *out_step, out_step, first,  \
+        next + row / TILE_ROWS % TILE_PANELS * PANEL * layer->in
+#define TILES(count, tile)                                                                                             \
+    for (; row + count <= rows; row += count) tile
 #define PANELS(panels)                                                                                                 \
-    TILES(TILE_ROWS, panels);                                                                                          \
-    TILES(4, panels);                                                                                                  \
-    TILES(1, panels)
+    TILES(TILE_ROWS, linear_tile(TILE_ROWS, panels, purpose, layer, AT_ROW));                                          \
+    TILES(4, linear_tile(4, panels, purpose, layer, AT_ROW));                                                          \
+    TILES(1, linear_tile(1, panels, purpose, layer, AT_ROW))
+        if (panels == TILE_PANELS) TILES(TILE_ROWS, whole_tile(layer, AT_ROW));
         if (panels == 1) {
             PANELS(1);
         }
@@ -134,8 +158,9 @@ INLINE void linear_for(Purpose purpose, const Linear *layer, const Input *in, co
             PANELS(3);
         }
 #endif
-#undef PANELS
+#undef AT_ROW
 #undef TILES
+#undef PANELS
     }
 }
 
@@ -144,4 +169,15 @@ static void linear(Purpose purpose, const Linear *layer, const Input *in, const 
     if (purpose == STORE) linear_for(STORE, layer, in, in_scale, out, out_step, rows);
     if (purpose == ADD) linear_for(ADD, layer, in, in_scale, out, out_step, rows);
     if (purpose == GELU) linear_for(GELU, layer, in, in_scale, out, out_step, rows);
+}
+
+/* The layer that gives `count` of a layer's outputs, from the `first` on. */
+static Linear columns_of(const Linear *layer, int64_t first, int64_t count) {
+    Linear part = *layer;
+    part.weight += first * layer->in;
+    part.start += first;
+    part.scale += first;
+    part.bias += first;
+    part.out = count;
+    return part;
 }

@@ -78,30 +78,43 @@ INLINE Whole scaled_exp2(float scale, Floats x) {
 #endif
 }
 
-/* x (1/2 + z P(z^2)) with z = x, but `most` at most in magnitude. P makes it 0 and x beyond, and is the best of its
- * degree; with 8 bits 1.2e-3 from GELU, with 16 1e-4: the inputs of the next layer are coarser. */
-INLINE Floats gelu(Floats x) {
-    const float most = BITS == 8 ? 3.4f : 4.25f;
-    Floats z = WIDE(max_ps)(WIDE(min_ps)(x, WIDE(set1_ps)(most)), WIDE(set1_ps)(-most));
-    Floats square = WIDE(mul_ps)(z, z);
 #if BITS == 8
-    Floats p = WIDE(set1_ps)(1.02382834e-5f);
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-4.05518716e-4f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(6.61493180e-3f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-5.94460776e-2f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(0.393890458f));
-#else
-    Floats p = WIDE(set1_ps)(-8.46045789e-10f);
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(7.57085559e-8f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-2.93880657e-6f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(6.55271506e-5f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-9.40448546e-4f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(9.25783347e-3f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(-6.54535592e-2f));
-    p = WIDE(fmadd_ps)(p, square, WIDE(set1_ps)(0.398420155f));
-#endif
-    return WIDE(mul_ps)(x, WIDE(fmadd_ps)(p, z, WIDE(set1_ps)(0.5f)));
+/* GELU by the best parabola of each half from -3.5 to 3.5, 0 below and x above: within 8.2e-4, less than the rounding of
+ * the next layer's inputs. The coefficients of [n / 2, (n + 1) / 2) lie at n mod 16. */
+static const _Alignas(64) float GELU_PARABOLAS[3][16] = {
+    {-2.46691717e-4f, -4.33483181e-2f, -0.213462914f, -0.395780027f, -0.404952913f, -0.263725093f, -0.117177653f, 0, 0,
+     -0.117177653f, -0.263725093f, -0.404952913f, -0.395780027f, -0.213462914f, -4.33483181e-2f, -2.46691717e-4f},
+    {0.507372575f, 0.669132365f, 1.01185515f, 1.26236245f, 1.27574048f, 1.16312382f, 1.06460038f, 1, 0, -6.46003800e-2f,
+     -0.163123820f, -0.275740480f, -0.262362450f, -1.18551513e-2f, 0.330867635f, 0.492627425f},
+    {0.370153296f, 0.216059252f, 4.25913522e-2f, -4.35871360e-2f, -4.79951980e-2f, -2.55281760e-2f, -8.96051968e-3f, 0,
+     0, -8.96051968e-3f, -2.55281760e-2f, -4.79951980e-2f, -4.35871360e-2f, 4.25913522e-2f, 0.216059252f, 0.370153296f},
+};
+
+INLINE Floats gelu(Floats x) {
+    const Floats halves = _mm512_set1_ps(0x1.8p22f); /* leaves whole halves: n in the lowest bits */
+    Floats inside = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(3.75f)), _mm512_set1_ps(-3.75f));
+    Whole n = (Whole)_mm512_add_round_ps(inside, halves, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    Floats p = _mm512_permutexvar_ps(n, _mm512_loadu_ps(GELU_PARABOLAS[2]));
+    p = _mm512_fmadd_ps(p, x, _mm512_permutexvar_ps(n, _mm512_loadu_ps(GELU_PARABOLAS[1])));
+    return _mm512_fmadd_ps(p, x, _mm512_permutexvar_ps(n, _mm512_loadu_ps(GELU_PARABOLAS[0])));
 }
+#else
+/* x (1/2 + z P(z^2)) with z = x, but 4.25 at most in magnitude. P makes it 0 and x beyond, and is the best of its
+ * degree: 1e-4 from GELU. */
+INLINE Floats gelu(Floats x) {
+    Floats z = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(4.25f)), _mm256_set1_ps(-4.25f));
+    Floats square = _mm256_mul_ps(z, z);
+    Floats p = _mm256_set1_ps(-8.46045789e-10f);
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(7.57085559e-8f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(-2.93880657e-6f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(6.55271506e-5f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(-9.40448546e-4f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(9.25783347e-3f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(-6.54535592e-2f));
+    p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(0.398420155f));
+    return _mm256_mul_ps(x, _mm256_fmadd_ps(p, z, _mm256_set1_ps(0.5f)));
+}
+#endif
 
 INLINE void store_wide(Whole whole, Input *out) {
 #if BITS == 8

@@ -118,6 +118,7 @@ typedef struct {
 } Scratch;
 
 static int64_t larger(int64_t first, int64_t second) { return first > second ? first : second; }
+static int64_t smaller(int64_t first, int64_t second) { return first < second ? first : second; }
 
 /* Gives the memory that `scratch` then points into, or NULL. What is never written, but read, is zero. */
 static void *take_memory(const Block *block, Scratch *scratch) {
@@ -157,14 +158,27 @@ static void *take_memory(const Block *block, Scratch *scratch) {
     return memory;
 }
 
+/* Heads whose queries, keys and values fill whole tiles, and stay in the cache until they are used. */
+static int64_t heads_together(const Block *block) {
+    int64_t count = 1;
+    while (count < block->heads && count * 3 * block->head_width % (TILE_PANELS * PANEL)) count++;
+    return count;
+}
+
 static void mix_tokens(const Block *block, const Scratch *scratch, const float *bias) {
+    const int64_t each = 3 * block->head_width, together = heads_together(block);
     norm_rows(block->eps1, scratch->tokens, block->fc2.out, scratch->whole, scratch->scale, block->tokens,
               block->width);
-    linear(STORE, &block->qkv, scratch->whole, scratch->scale, scratch->wide, block->qkv.out, block->tokens);
-    for (int64_t head = 0; head < block->heads; head++)
-        attend(&scratch->head, scratch->wide + head * 3 * block->head_width, block->qkv.out, block->tokens,
-               block->head_width, bias + head * block->tokens * block->tokens,
-               scratch->mixed + head * block->head_width, block->proj.in + PANEL);
+    for (int64_t first = 0; first < block->heads; first += together) {
+        const int64_t count = smaller(together, block->heads - first);
+        const int64_t columns = first + count < block->heads ? count * each : block->qkv.out - first * each;
+        const Linear qkv = columns_of(&block->qkv, first * each, columns);
+        linear(STORE, &qkv, scratch->whole, scratch->scale, scratch->wide, columns, block->tokens);
+        for (int64_t head = first; head < first + count; head++)
+            attend(&scratch->head, scratch->wide + (head - first) * each, columns, block->tokens, block->head_width,
+                   bias + head * block->tokens * block->tokens, scratch->mixed + head * block->head_width,
+                   block->proj.in + PANEL);
+    }
     quantise_rows(scratch->mixed, block->proj.in + PANEL, scratch->whole, scratch->scale, block->tokens,
                   block->proj.in);
     linear(ADD, &block->proj, scratch->whole, scratch->scale, scratch->tokens, block->proj.out, block->tokens);
@@ -266,7 +280,7 @@ static void run_merge(void *data) {
     float *joined = memory, *scale = joined + MERGED_ROWS * wide;
     Input *whole = (Input *)(scale + MERGED_ROWS);
     for (int64_t start; (start = MERGED_ROWS * work->items.next++) < work->items.count;) {
-        const int64_t rows = work->items.count - start < MERGED_ROWS ? work->items.count - start : MERGED_ROWS;
+        const int64_t rows = smaller(work->items.count - start, MERGED_ROWS);
         for (int64_t row = 0; row < rows; row++) {
             const int64_t place = (start + row) % merge->out_tokens;
             const float *clip = work->image + (start + row - place) * wide;
