@@ -42,6 +42,7 @@ def compiler(source):
 FLAGS = {
     "arrival.c": [compiled.AVX2, compiled.AVX512_VNNI],
     "feature_maps.c": [compiled.AVX2, compiled.AVX512_VNNI],
+    "image.c": [compiled.AVX2, compiled.AVX512_VNNI],
     "integer_convolution.c": [(*compiled.AVX512_VNNI, "-DBITS=8")],
     "swin_integer.c": [(*compiled.AVX2, "-DBITS=16"), (*compiled.AVX512_VNNI, "-DBITS=8")],
 }

@@ -17,9 +17,9 @@ from salm.audio.features import FeatureExtractor
 from salm.config import FeatureConfig, TextEncoderConfig
 from salm.models.audio_encoder import MapNorm
 from salm.models.builders import build_model, named_config
-from salm.models.htsat import HTSAT, fold_image, stretch_time
+from salm.models.htsat import HTSAT
 from salm.models.salm import Projection
-from salm.models.tuned import Precision, compiled_code_for, tuned_branch, tuned_model
+from salm.models.tuned import Precision, compiled_code_for, tuned_branch, tuned_map_norm, tuned_model
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
 from salm.window_encoder import map_on_threads
@@ -48,14 +48,14 @@ def clap_size(settings: Settings) -> Encoder:
     for part in (norm, htsat, projection):
         part.to(settings.device)
     precision = PRECISIONS[settings.precision]
-    branch = tuned_branch(htsat, precision)
+    map_norm, branch = tuned_map_norm(norm, precision), tuned_branch(htsat, precision)
     mel_weights = torch.from_numpy(np.load(settings.folder / "clap_mels.npy").astype(np.float32))
     extractor = FeatureExtractor(CLAP_FEATURES, mel_weights, compiled_for=compiled_code_for(precision))
     extractor.to(settings.device)
 
     def embed(logmel: torch.Tensor) -> torch.Tensor:
         # `ClapTowers.embed_audio` in its steps.
-        return projection(branch(fold_image(stretch_time(norm(logmel.transpose(-1, -2))))).mean(dim=1))
+        return projection(branch(map_norm.image(logmel, stretched=True)).mean(dim=1))
 
     return _encoder(
         "clips_48k.npy", lambda clips: extractor(torch.from_numpy(clips[:, None]).to(settings.device)), embed

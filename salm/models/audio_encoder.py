@@ -13,7 +13,7 @@ from salm.audio.features import LOG_MEL_FLOOR_DB
 from salm.config import BRANCHES
 from salm.errors import ConfigError
 from salm.models.arrival import ArrivalPooling
-from salm.models.htsat import HTSAT, fold_image, time_tokens
+from salm.models.htsat import HTSAT, fold_image, stretch_time, time_tokens
 from salm.models.timbre import TimbrePooling
 
 Tokens = Float[Tensor, "batch tokens width"]
@@ -58,6 +58,18 @@ class MapNorm(nn.Module):
         if self.training and _num_processes() > 1:
             return self._joint_norm(flat).view(maps.shape)
         return self.norm(flat).view(maps.shape)
+
+    def image(
+        self, features: Float[Tensor, "batch maps frames mels"], *, stretched: bool = False
+    ) -> Float[Tensor, "batch maps 256 256"]:
+        """The normed maps, folded as the branches read them.
+
+        Args:
+            features: of `FeatureExtractor`.
+            stretched: in time to the whole image, as CLAP has it, and not padded with zeros.
+        """
+        maps = self(features.transpose(-1, -2))
+        return fold_image(stretch_time(maps) if stretched else maps)
 
     def _joint_norm(self, flat: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
         # torch's own SyncBatchNorm needs a GPU. The maps need no gradient, so neither do their statistics.
@@ -135,7 +147,7 @@ class AudioEncoder(nn.Module):
 
     def image(self, features: Float[Tensor, "batch maps frames mels"]) -> Float[Tensor, "batch maps 256 256"]:
         """The normed and folded maps that the branches read: the one step in which the clips of a batch meet."""
-        return fold_image(self.map_norm(features.transpose(-1, -2)))
+        return self.map_norm.image(features)
 
     def image_tokens(
         self, image: Float[Tensor, "batch maps 256 256"], *, semantic_alone: bool = False

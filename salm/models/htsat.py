@@ -210,14 +210,19 @@ def fold_image(maps: Float[Tensor, "batch maps mels frames"]) -> Float[Tensor, "
     """Zero-pad the time axis to 1024 frames and stack its four quarters along the mel axis (mels before frames).
 
     Raises:
-        ConfigError: the maps do not have 64 mels, or have more than 1024 frames.
+        ConfigError: see `check_image_size`.
     """
     batch, count, mels, frames = maps.shape
+    check_image_size(mels, frames)
     quarters = IMAGE_FRAMES // IMAGE_SIZE
-    if mels * quarters != IMAGE_SIZE or frames > IMAGE_FRAMES:
-        raise ConfigError(f"expected 64 mels and at most {IMAGE_FRAMES} frames, got {mels} mels and {frames} frames")
     padded = functional.pad(maps, (0, IMAGE_FRAMES - frames))
     return padded.unflatten(-1, (quarters, IMAGE_SIZE)).transpose(2, 3).reshape(batch, count, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def check_image_size(mels: int, frames: int) -> None:
+    """Raise a `ConfigError` where maps do not have 64 mels, or have more than 1024 frames."""
+    if mels * (IMAGE_FRAMES // IMAGE_SIZE) != IMAGE_SIZE or frames > IMAGE_FRAMES:
+        raise ConfigError(f"expected 64 mels and at most {IMAGE_FRAMES} frames, got {mels} mels and {frames} frames")
 
 
 def stretch_time(maps: Float[Tensor, "batch maps mels frames"]) -> Float[Tensor, "batch maps mels 1024"]:
@@ -226,7 +231,7 @@ def stretch_time(maps: Float[Tensor, "batch maps mels frames"]) -> Float[Tensor,
     PSELDNets and SALM zero-pad instead (`fold_image`); converted CLAP towers need this. By hand, since
     `functional.interpolate` (torch 2.11, CPU) interpolates the mels as well and takes five times as long.
     """
-    places, weights = _bicubic_taps(maps.shape[-1])
+    places, weights = bicubic_taps(maps.shape[-1])
     frames = maps.transpose(-1, -2).contiguous()
     stretched = frames.new_zeros(*frames.shape[:-2], IMAGE_FRAMES, frames.shape[-1])
     for place, weight in zip(places.to(maps.device), weights.to(maps), strict=True):
@@ -236,7 +241,7 @@ def stretch_time(maps: Float[Tensor, "batch maps mels frames"]) -> Float[Tensor,
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(mode=False)  # what is kept must serve training as well
-def _bicubic_taps(count: int) -> tuple[Int[Tensor, "taps frames"], Float[Tensor, "taps frames"]]:
+def bicubic_taps(count: int) -> tuple[Int[Tensor, "taps frames"], Float[Tensor, "taps frames"]]:
     """Places and weights of the four frames out of `count` that each stretched frame is made of.
 
     Source: cubic convolution, Keys 1981, eq. 4, with the slope -0.75 that torch has.

@@ -11,9 +11,9 @@ What differs from the training path of `salm.models.htsat`:
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
 Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
-"int8" and "int16" the transformer's stages are those of `salm.models.integer`, and the networks of `ArrivalPooling` are
-compiled code as well (`salm.models.compiled_arrival`). The other convolutions are, with "int8", those of
-`salm.models.integer_convolution`.
+"int8" and "int16" the transformer's stages are those of `salm.models.integer`; the networks of `ArrivalPooling`, and
+the step from maps to image, are compiled code as well (`salm.models.compiled_arrival`, `compiled_image`). The other
+convolutions are, with "int8", those of `salm.models.integer_convolution`.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from salm.errors import ConfigError, DependencyError
-from salm.models.audio_encoder import AudioEncoder
+from salm.models.audio_encoder import AudioEncoder, MapNorm
 from salm.models.compiled_arrival import CompiledWeights
+from salm.models.compiled_image import CompiledMapNorm
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
 from salm.models.integer import CompiledPatchEmbed, IntegerStage, integer_library
@@ -103,12 +104,19 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
         setattr(tuned, name, None if branch is None else tuned_branch(branch, precision))
     if encoder.timbre is not None:
         tuned.timbre = _tuned_timbre(encoder.timbre, precision)  # type: ignore[assignment]
+    tuned.map_norm = tuned_map_norm(encoder.map_norm, precision)  # type: ignore[assignment]
     needed_for = compiled_code_for(precision)
     if encoder.arrival is not None and needed_for is not None and CompiledWeights.fit(encoder.arrival.first):
         tuned.arrival = _shallow(encoder.arrival)
         for name in ("first", "second"):
             setattr(tuned.arrival, name, CompiledWeights(getattr(encoder.arrival, name), needed_for))
     return tuned.eval()
+
+
+def tuned_map_norm(norm: MapNorm, precision: Precision = "float32") -> MapNorm | CompiledMapNorm:
+    """What makes a branch's image of feature maps, see `tuned_model`; in float32 in any precision."""
+    needed_for = compiled_code_for(precision)
+    return norm if needed_for is None else CompiledMapNorm(norm, needed_for)
 
 
 def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from salm.errors import CheckpointError, ConfigError
 from salm.models.audio_encoder import AudioEncoder, MapNorm
-from salm.models.htsat import HTSAT, fold_image, stretch_time
+from salm.models.htsat import HTSAT
 from salm.models.salm import Projection
 from salm.models.text_encoder import PAD_ID, TextEncoder
 from salm.weights.foreign import ForeignState, Report, Rules, htsat_sizes, match_keys, read_state
@@ -105,8 +105,7 @@ class ClapTowers(nn.Module):
 
     def pool_audio(self, logmel: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch width"]:
         """The audio tower's vector before the projection."""
-        maps = stretch_time(self.map_norm(logmel.transpose(-1, -2)))
-        return self.htsat(fold_image(maps)).mean(dim=1)
+        return self.htsat(self.map_norm.image(logmel, stretched=True)).mean(dim=1)
 
     def embed_audio(self, logmel: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch embedding"]:
         """Unnormalised audio embeddings."""
