@@ -13,6 +13,8 @@ from salm.compiled import Structure, compiled_library, fastest_vectors, torch_th
 
 SOURCE = Path(__file__).with_name("feature_maps.c")
 LARGEST_RADIX = 8
+NUM_MAPS = {1: 1, 4: 7}
+"""By the number of channels."""
 
 
 class _Features(Structure):
@@ -20,18 +22,18 @@ class _Features(Structure):
         *((name, ctypes.c_void_p) for name in ("window", "radices", "twiddles", "places", "turns")),
         *((name, ctypes.c_void_p) for name in ("weights", "first", "last", "start")),
         *((name, ctypes.c_int64) for name in ("size", "passes", "hop", "mels")),
-        ("intensity_floor", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("power_floor", "intensity_floor")),
     )
 
 
 class CompiledMaps:
-    """Linear maps of samples: mel power of each channel, and of four the intensity vector.
+    """Maps of clips: the log-mel map of each channel, and of four the intensity vector.
 
     Args:
         window: of a frame, a power of two from 16 on.
         hop_samples: from one frame to the next.
         mel_weights: the filterbank.
-        intensity_floor: see `salm.audio.features`.
+        power_floor, intensity_floor: see `salm.audio.features`.
         needed_for: see `compiled_library`.
 
     Raises:
@@ -44,13 +46,13 @@ class CompiledMaps:
         hop_samples: int,
         mel_weights: Float[Tensor, "bins mels"],
         *,
+        power_floor: float,
         intensity_floor: float,
         needed_for: str,
     ) -> None:
         self._function = compiled_library(SOURCE, fastest_vectors(needed_for), needed_for).salm_feature_maps
         self._function.argtypes = [
-            *2 * (ctypes.c_void_p,),
-            *3 * (ctypes.c_int64,),
+            *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64),
             *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int),
         ]
         size = len(window) // 2
@@ -69,18 +71,24 @@ class CompiledMaps:
             passes=len(radices),
             hop=hop_samples,
             mels=mel_weights.shape[1],
+            power_floor=power_floor,
             intensity_floor=intensity_floor,
         )
 
-    def write(self, samples: Float[Tensor, "channels samples"], maps: Float[Tensor, "maps frames mels"]) -> None:
-        """Fill the maps of all frames, of which the first one begins with the first sample; both are contiguous."""
-        channels, frames = len(samples), maps.shape[1]
-        done = self._function(
-            *(ctypes.addressof(self._features), samples.data_ptr(), channels, samples.stride(0)),
-            *(frames, maps.data_ptr(), maps.stride(0), torch_threads(), torch.get_num_threads()),
-        )
-        if not done:
-            raise MemoryError("not enough memory for the feature maps of a clip")
+    def __call__(self, samples: Float[Tensor, "batch channels samples"]) -> Float[Tensor, "batch maps frames mels"]:
+        """One map for one channel, seven for four; `FeatureExtractor` checks the sizes."""
+        samples = samples.float().contiguous()
+        clips, channels, length = samples.shape
+        features = self._features
+        maps = samples.new_empty(clips, NUM_MAPS[channels], length // features.hop + 1, features.mels)
+        for clip, out in zip(samples, maps, strict=True):
+            done = self._function(
+                *(ctypes.addressof(features), clip.data_ptr(), channels, length),
+                *(out.data_ptr(), out.stride(0), torch_threads(), torch.get_num_threads()),
+            )
+            if not done:
+                raise MemoryError("not enough memory for the feature maps of a clip")
+        return maps
 
 
 def can_transform(fft_samples: int) -> bool:

@@ -1,5 +1,5 @@
-/* Feature maps of samples: of each frame its spectra, their power and the unit intensity vector, and the sums of these
- * over the bands of mel filters.
+/* Feature maps of samples: of each frame its spectra, their power and the unit intensity vector, the sums of these over
+ * the bands of mel filters, and of powers the decibels.
  *
  * For x86-64 with AVX2. `salm.audio.compiled_features` compiles this file, has `Features` once more and makes what it
  * points to; `salm.audio.features` has the same maps in torch. Eight frames go through all steps together, one in each
@@ -30,7 +30,7 @@ typedef struct {
     const float *weights;   /* mel filter m weighs bins `first[m]` to `last[m]` by `weights` from `start[m]` on */
     const int64_t *first, *last, *start;
     int64_t size, passes, hop, mels;
-    float intensity_floor;
+    float power_floor, intensity_floor;
 } Features;
 
 INLINE Complex add(Complex left, Complex right) { return (Complex){left.re + right.re, left.im + right.im}; }
@@ -124,12 +124,34 @@ INLINE void transpose(Lanes *rows) {
     }
 }
 
-/* LANES frames, those after `last` being `last` again, through the window: data (2 size), even and odd samples as real
- * and imaginary parts. */
-INLINE void take_frames(const Features *features, const float *samples, int64_t first, int64_t last, Lanes *data) {
+typedef struct {
+    Items items; /* LANES frames each */
+    const Features *features;
+    const float *samples; /* (channels, length) */
+    float *maps;
+    int64_t length, frames, map_step;
+} Clip;
+
+/* The samples around the `number`th multiple of the hop, reflected at both ends of the clip: where they are, or `copy`. */
+INLINE const float *find_frame(const Clip *clip, const float *samples, int64_t number, float *copy) {
+    const int64_t half = clip->features->size, start = number * clip->features->hop - half;
+    if (start >= 0 && start + 2 * half <= clip->length) return samples + start;
+    for (int64_t i = 0; i < 2 * half; i++) {
+        const int64_t place = start + i < 0 ? -start - i : start + i;
+        copy[i] = samples[place < clip->length ? place : 2 * (clip->length - 1) - place];
+    }
+    return copy;
+}
+
+/* LANES frames, those after the clip's last being the last again, through the window: data (2 size), even and odd
+ * samples as real and imaginary parts. `copies`: memory for the frames. */
+INLINE void take_frames(const Clip *clip, const float *samples, int64_t first, float *copies, Lanes *data) {
+    const Features *features = clip->features;
     const float *frames[LANES];
-    for (int lane = 0; lane < LANES; lane++)
-        frames[lane] = samples + (first + lane < last ? first + lane : last) * features->hop;
+    for (int lane = 0; lane < LANES; lane++) {
+        const int64_t number = first + lane < clip->frames ? first + lane : clip->frames - 1;
+        frames[lane] = find_frame(clip, samples, number, copies + lane * 2 * features->size);
+    }
     for (int64_t i = 0; i < 2 * features->size; i += LANES) {
         Lanes rows[LANES], window = _mm256_loadu_ps(features->window + i);
 #pragma GCC unroll 8
@@ -164,9 +186,27 @@ INLINE void bin_maps(int channels, float intensity_floor, const Complex *spectra
     for (int axis = 0; axis < 3; axis++) linear[(MAX_CHANNELS + axis) * step] = intensity[axis] * factor;
 }
 
-/* Linear maps (num_maps, size + 1) to maps: mels of `count` frames, one frame behind the other. */
-INLINE void weigh(int num_maps, const Features *features, const Lanes *linear, float *maps, int64_t map_step,
-                  int64_t count) {
+/* 10 log10 of a power, `floor` at least; of a NaN a NaN. The power is m 2^e with 1 <= 2 m^2 < 4, and ln m a series in
+ * (m - 1) / (m + 1), good to 1e-8. */
+INLINE Lanes decibels(Lanes power, float floor) {
+    power = _mm256_max_ps(_mm256_set1_ps(floor), power);
+    const __m256i bits = _mm256_castps_si256(power);
+    const __m256i e = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3)), 23); /* 1 / sqrt 2 */
+    const Lanes m = _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(e, 23))), one = _mm256_set1_ps(1.0f);
+    const Lanes s = (m - one) / (m + one), square = s * s;
+    Lanes series = _mm256_set1_ps(2.0f / 9.0f);
+    series = _mm256_fmadd_ps(series, square, _mm256_set1_ps(2.0f / 7.0f));
+    series = _mm256_fmadd_ps(series, square, _mm256_set1_ps(2.0f / 5.0f));
+    series = _mm256_fmadd_ps(series, square, _mm256_set1_ps(2.0f / 3.0f));
+    series = _mm256_fmadd_ps(series, square, _mm256_set1_ps(2.0f));
+    const Lanes of_m = series * s * _mm256_set1_ps(4.34294482f); /* 10 / ln 10 */
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(e), _mm256_set1_ps(3.01029996f), of_m) + (power - power);
+}
+
+/* Linear maps (num_maps, size + 1), of which the first `channels` are powers, to maps: mels of `count` frames, one frame
+ * behind the other. */
+INLINE void weigh(int channels, int num_maps, const Features *features, const Lanes *linear, float *maps,
+                  int64_t map_step, int64_t count) {
     for (int64_t first = 0; first < features->mels; first += LANES) {
         const int64_t mels = features->mels - first < LANES ? features->mels - first : LANES;
         Lanes sums[MAX_MAPS][LANES];
@@ -184,7 +224,8 @@ INLINE void weigh(int num_maps, const Features *features, const Lanes *linear, f
                     total[map] = _mm256_fmadd_ps(weight, linear[map * (features->size + 1) + bin], total[map]);
             }
 #pragma GCC unroll 7
-            for (int map = 0; map < num_maps; map++) sums[map][i] = total[map];
+            for (int map = 0; map < num_maps; map++)
+                sums[map][i] = map < channels ? decibels(total[map], features->power_floor) : total[map];
         }
         for (int map = 0; map < num_maps; map++) {
             transpose(sums[map]);
@@ -194,20 +235,13 @@ INLINE void weigh(int num_maps, const Features *features, const Lanes *linear, f
     }
 }
 
-typedef struct {
-    Items items; /* LANES frames each */
-    const Features *features;
-    const float *samples;
-    float *maps;
-    int64_t channel_step, frames, map_step;
-} Clip;
-
 INLINE void run(Clip *clip, int channels) {
     const Features *features = clip->features;
     const int64_t size = features->size, num_maps = channels == 1 ? 1 : MAX_MAPS;
-    const int64_t bytes = channels * size * sizeof(Complex) + num_maps * (size + 1) * sizeof(Lanes);
+    const int64_t bytes = (channels + 1) * size * sizeof(Complex) + num_maps * (size + 1) * sizeof(Lanes);
     Complex *data = aligned_alloc(sizeof(Complex), (bytes / sizeof(Complex) + 1) * sizeof(Complex));
-    Lanes *linear = (Lanes *)(data + channels * size);
+    float *copies = (float *)(data + channels * size);
+    Lanes *linear = (Lanes *)(data + (channels + 1) * size);
     if (data == NULL) {
         clip->items.failed = 1;
         return;
@@ -216,7 +250,7 @@ INLINE void run(Clip *clip, int channels) {
         const int64_t first = item * LANES, left = clip->frames - first;
         for (int64_t channel = 0; channel < channels; channel++) {
             Complex *own = data + channel * size;
-            take_frames(features, clip->samples + channel * clip->channel_step, first, clip->frames - 1, (Lanes *)own);
+            take_frames(clip, clip->samples + channel * clip->length, first, copies, (Lanes *)own);
             transform(features, own);
         }
         for (int64_t k = 0; k <= size / 2; k++) {
@@ -226,7 +260,7 @@ INLINE void run(Clip *clip, int channels) {
             bin_maps(channels, features->intensity_floor, low, linear + k, size + 1);
             bin_maps(channels, features->intensity_floor, high, linear + size - k, size + 1);
         }
-        weigh(num_maps, features, linear, clip->maps + first * features->mels, clip->map_step,
+        weigh(channels, num_maps, features, linear, clip->maps + first * features->mels, clip->map_step,
               left < LANES ? left : LANES);
     }
     free(data);
@@ -235,15 +269,16 @@ INLINE void run(Clip *clip, int channels) {
 static void run_mono(void *clip) { run(clip, 1); }
 static void run_foa(void *clip) { run(clip, MAX_CHANNELS); }
 
-/* samples (channels, (frames - 1) hop + fft at least), `channel_step` apart -> maps, `map_step` apart: the mels of a
- * frame lie together, frames one behind the other. 0 without memory. */
-int salm_feature_maps(const Features *features, const float *samples, int64_t channels, int64_t channel_step,
-                      int64_t frames, float *maps, int64_t map_step, Parallel parallel, int threads) {
+/* samples (channels, length), longer than half a frame -> maps, `map_step` apart: the mels of a frame lie together,
+ * frames one behind the other. 0 without memory. */
+int salm_feature_maps(const Features *features, const float *samples, int64_t channels, int64_t length, float *maps,
+                      int64_t map_step, Parallel parallel, int threads) {
+    const int64_t frames = length / features->hop + 1;
     Clip clip = {.items.count = (frames + LANES - 1) / LANES,
                  .features = features,
                  .samples = samples,
                  .maps = maps,
-                 .channel_step = channel_step,
+                 .length = length,
                  .frames = frames,
                  .map_step = map_step};
     return share_out(channels == 1 ? run_mono : run_foa, &clip, &clip.items, parallel, threads);

@@ -80,6 +80,7 @@ class FeatureExtractor(torch.nn.Module):
                 self.window,
                 self.config.hop_samples,
                 self.mel_weights,
+                power_floor=POWER_FLOOR,
                 intensity_floor=INTENSITY_FLOOR,
                 needed_for=compiled_for,
             )
@@ -106,6 +107,8 @@ class FeatureExtractor(torch.nn.Module):
                 f"expected more than {self.config.fft_samples // 2} samples at {self.config.sample_rate_hz} Hz, got "
                 f"{length}; repeat or zero-pad shorter sounds (salm.audio.io.fit_window)"
             )
+        if self._compiled is not None and samples.device.type == "cpu":
+            return self._compiled(samples)
         if samples.device.type == "cpu":
             return torch.stack([self._maps(clip, SPECTRA_AT_ONCE // channels) for clip in samples])
         return self._maps(samples, length)
@@ -122,10 +125,7 @@ class FeatureExtractor(torch.nn.Module):
         channels, count = frames.shape[-3:-1]
         num_maps = 1 if channels == 1 else NUM_MAPS
         maps = samples.new_empty(*samples.shape[:-2], num_maps, count, config.num_mels)
-        if self._compiled is not None and samples.device.type == "cpu":
-            self._compiled.write(padded, maps)
-        else:
-            self._write(frames, maps, frames_at_once)
+        self._write(frames, maps, frames_at_once)
         maps[..., :channels, :, :].clamp_min_(POWER_FLOOR).log10_().mul_(10.0)
         return maps
 

@@ -67,12 +67,16 @@ def test_mono_gives_the_map_of_w(extract):
     torch.testing.assert_close(extract(foa[:, :1])[:, 0], extract(foa)[:, 0], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("samples", [601, 24_000, 240_000])
-def test_compiled_maps_are_the_same(extract, samples):
+def compiled_extractor(config=None, weights=None):
     try:
-        compiled = FeatureExtractor(compiled_for="the test")
+        return FeatureExtractor(config, weights, compiled_for="the test")
     except DependencyError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("samples", [513, 601, 24_000, 240_000])
+def test_compiled_maps_are_the_same(extract, samples):
+    compiled = compiled_extractor()
     for channels in (1, 4):
         sound = noise(channels, samples) * torch.logspace(-4, 0, samples)
         sound[..., samples // 2 : samples // 2 + 300] = 0.0
@@ -83,40 +87,53 @@ def test_compiled_maps_are_the_same(extract, samples):
     torch.testing.assert_close(compiled(torch.zeros(1, 4, 1200)), extract(torch.zeros(1, 4, 1200)))
 
 
+@pytest.mark.parametrize("gain_db", [-160.0, -60.0, 0.0, 160.0])
+def test_compiled_decibels_are_those_of_any_power(extract, gain_db):
+    sound = 10 ** (gain_db / 20) * noise(1)
+    torch.testing.assert_close(compiled_extractor()(sound), extract(sound), atol=1e-4, rtol=1e-6)
+
+
+def test_compiled_maps_of_clips_as_they_lie(extract):
+    clips = torch.cat([noise(4), noise(4, seed=1)])
+    compiled = compiled_extractor()
+    maps = compiled(clips)
+    assert torch.equal(maps[1:], compiled(clips[1:]))
+    assert torch.equal(compiled(clips.transpose(1, 2).contiguous().transpose(1, 2)), maps)
+    assert torch.equal(compiled(clips.double()), maps)
+
+
+def test_compiled_maps_keep_what_is_no_number(extract):
+    sound = noise(4)
+    sound[:, 2, 6000] = torch.nan
+    maps = compiled_extractor()(sound)
+    assert 0 < maps.isnan().sum() < maps.numel() / 2
+    assert torch.equal(maps.isnan(), extract(sound).isnan())
+
+
 @pytest.mark.parametrize("fft_samples", [16, 64, 512, 2048, 600])
 def test_compiled_maps_of_other_frames(fft_samples):
     config = replace(FeatureConfig(), fft_samples=fft_samples, hop_samples=100)
     weights = torch.rand(fft_samples // 2 + 1, 64)
-    try:
-        compiled = FeatureExtractor(config, weights, compiled_for="the test")
-    except DependencyError as error:
-        pytest.skip(str(error))
+    compiled = compiled_extractor(config, weights)
     torch.testing.assert_close(compiled(noise(4)), FeatureExtractor(config, weights)(noise(4)), atol=1e-3, rtol=1e-4)
 
 
 def test_compiled_maps_are_the_same_on_any_number_of_threads():
-    threads = torch.get_num_threads()
+    threads, compiled, maps = torch.get_num_threads(), compiled_extractor(), []
     try:
-        compiled = FeatureExtractor(compiled_for="the test")
-        maps = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             maps.append(compiled(noise(4)))
-    except DependencyError as error:
-        pytest.skip(str(error))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(maps[0], maps[1]) and torch.equal(maps[0], maps[2])
 
 
-def test_compiled_maps_of_another_filterbank(extract):
+def test_compiled_maps_of_another_filterbank():
     weights = torch.zeros(513, 5)
     weights[512, 0] = weights[0, 2] = weights[500:, 3] = weights[:, 4] = 1.0  # the ends, all bins, and a silent filter
     config = replace(FeatureConfig(), num_mels=5)
-    try:
-        compiled = FeatureExtractor(config, weights, compiled_for="the test")
-    except DependencyError as error:
-        pytest.skip(str(error))
+    compiled = compiled_extractor(config, weights)
     torch.testing.assert_close(compiled(noise(4)), FeatureExtractor(config, weights)(noise(4)), atol=1e-3, rtol=1e-4)
 
 
