@@ -1,9 +1,12 @@
 """Recordings in windows -> what the model says of each window, batched across recordings."""
 
 import math
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, groupby
 from typing import Literal, TypeVar
 
@@ -127,11 +130,27 @@ def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) ->
     threads = torch.get_num_threads()
     if threads == 1 or len(items) == 1:
         return [function(item) for item in items]
-    try:
-        with ThreadPoolExecutor(min(threads, len(items)), initializer=lambda: torch.set_num_threads(1)) as pool:
-            return list(pool.map(function, items))
-    finally:
-        torch.set_num_threads(threads)  # what a thread sets for itself, threads to come take for theirs
+    return list(_pool(threads).map(function, items))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones for each batch would start milliseconds late."""
+    meet = threading.Barrier(threads)
+
+    def start(_: int) -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # else what is set last anywhere counts at the thread's first operation
+        meet.wait()
+
+    pool = ThreadPoolExecutor(threads, "salm")
+    list(pool.map(start, range(threads)))
+    torch.set_num_threads(threads)  # what a thread sets for itself, threads to come take for theirs
+    return pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along
 
 
 def window_batches(

@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 
 import numpy as np
@@ -39,6 +41,32 @@ def test_an_error_comes_through_and_leaves_the_threads(two_threads):
     with pytest.raises(ZeroDivisionError):
         map_on_threads(lambda number: 1 // number, [1, 0])
     assert torch.get_num_threads() == 2
+
+
+def names_of_two_threads():
+    meet = threading.Barrier(2, timeout=30)
+
+    def name(_):
+        meet.wait()
+        return threading.current_thread().name
+
+    return set(map_on_threads(name, range(2)))
+
+
+def test_threads_stay_for_the_next_items(two_threads):
+    names = names_of_two_threads()
+    assert len(names) == 2 and names_of_two_threads() == names
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(two_threads):
+    names_of_two_threads()  # without them the child would start some
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(map_on_threads(abs, [-1, -2]) != [1, 2])
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8", "int16"])
