@@ -39,6 +39,9 @@ from salm.processor import has_avx2, has_vnni
 
 SOURCE = Path(__file__).with_name("swin_integer.c")
 LOG2_E = math.log2(math.e)
+BIAS_DTYPES = {8: torch.float16, 16: torch.float32}
+"""By bits: of the bias of attention, which is as large as a core's cache."""
+LARGEST_BIAS = 6e4
 
 
 def integer_library(bits: int) -> ctypes.CDLL:
@@ -131,7 +134,7 @@ def _check_memory(done: int) -> None:
 class _Linear(Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "start", "scale", "bias")),
-        *((name, ctypes.c_int64) for name in ("bias_step", "in", "out")),
+        *((name, ctypes.c_int64) for name in ("in", "out")),
     )
 
 
@@ -217,7 +220,7 @@ def _packed_block(block: SwinBlock, bits: int) -> _Block:
         proj=_packed_linear(bits, mixing, attention.proj.bias),
         fc1=_packed_linear(bits, *_behind_norm(block.norm2, block.mlp.fc1)),
         fc2=_packed_linear(bits, block.mlp.fc2.weight, block.mlp.fc2.bias),
-        bias=bias.contiguous(),
+        bias=bias.clamp(-LARGEST_BIAS, LARGEST_BIAS).to(BIAS_DTYPES[bits]).contiguous(),
         kind=kind,
         order=window_order(block.side, block.window, block.shift),
         width=width,

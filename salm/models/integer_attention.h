@@ -2,6 +2,7 @@
  * swin_integer.c. */
 #pragma once
 #include "integer_linear.h"
+#include <math.h>
 
 #define KEYS 64 /* MAX_PANELS of them, whose scores for ROWS queries stay in registers, with 8 bits */
 
@@ -9,7 +10,7 @@
 typedef struct {
     Input *queries, *probabilities;      /* (tokens, head_width), (tokens, tokens) */
     Weight *keys, *values;               /* (tokens, head_width), (head_width, tokens), in panels */
-    int32_t *key_start, *zeros;          /* (tokens), (PANEL + head_width) */
+    int32_t *key_start, *zeros;          /* (tokens), (tokens, or PANEL + head_width where that is more) */
     float *key_scale, *value_scale;      /* (tokens), (PANEL + head_width) */
     float *scores, *query_scale, *worth; /* (tokens, tokens), (tokens), (tokens) */
 } Head;
@@ -44,7 +45,7 @@ static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64
     return (Linear){.weight = head->keys,
                     .start = head->key_start,
                     .scale = head->key_scale,
-                    .bias_step = tokens,
+                    .bias = (const float *)head->zeros,
                     .in = width,
                     .out = tokens};
 }
@@ -85,14 +86,18 @@ static Linear pack_values(const Head *head, const float *values, int64_t step, i
                     .out = (width + PANEL - 1) / PANEL * PANEL};
 }
 
-/* ROWS rows of scores to their softmax in integers, and what one of them is worth in each row. */
-INLINE void softmax(const float *scores, Input *out, float *worth, int64_t tokens) {
+/* ROWS rows of scores, still without their bias, to their softmax in integers, and what one of them is worth in each. */
+INLINE void softmax(float *scores, const Bias *bias, Input *out, float *worth, int64_t tokens) {
     Floats largest[ROWS], total[ROWS];
     float numbers[ROWS];
-    for (int row = 0; row < ROWS; row++) largest[row] = WIDE(loadu_ps)(scores + row * tokens);
-    for (int64_t i = WIDE_LANES; i < tokens; i += WIDE_LANES)
-        for (int row = 0; row < ROWS; row++)
-            largest[row] = WIDE(max_ps)(largest[row], WIDE(loadu_ps)(scores + row * tokens + i));
+    for (int row = 0; row < ROWS; row++) largest[row] = WIDE(set1_ps)(-INFINITY);
+    for (int64_t i = 0; i < tokens; i += WIDE_LANES)
+        for (int row = 0; row < ROWS; row++) {
+            float *at = scores + row * tokens + i;
+            Floats score = WIDE(add_ps)(WIDE(loadu_ps)(at), load_bias(bias + row * tokens + i));
+            WIDE(storeu_ps)(at, score);
+            largest[row] = WIDE(max_ps)(largest[row], score);
+        }
     _mm_storeu_ps(numbers, wide_largest_of(largest));
     for (int row = 0; row < ROWS; row++) {
         largest[row] = WIDE(set1_ps)(numbers[row]);
@@ -110,7 +115,7 @@ INLINE void softmax(const float *scores, Input *out, float *worth, int64_t token
 
 #if BITS == 8
 /* The same from ROWS queries and KEYS keys, whose integers lie in the order of `group_place`. */
-INLINE void score(const Linear *keys, const Input *queries, const float *query_scale, const float *bias, Input *out,
+INLINE void score(const Linear *keys, const Input *queries, const float *query_scale, const Bias *bias, Input *out,
                   float *worth) {
     __m512i sums[ROWS][MAX_PANELS];
     __m512 scores[ROWS][MAX_PANELS], largest[ROWS], total[ROWS];
@@ -128,7 +133,7 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
             __m512 scale =
                 _mm512_mul_ps(_mm512_set1_ps(query_scale[row]), _mm512_loadu_ps(keys->scale + panel * PANEL));
             scores[row][panel] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][panel]), scale,
-                                                 _mm512_loadu_ps(bias + row * KEYS + panel * PANEL));
+                                                 load_bias(bias + row * KEYS + panel * PANEL));
         }
         largest[row] =
             _mm512_max_ps(_mm512_max_ps(scores[row][0], scores[row][1]), _mm512_max_ps(scores[row][2], scores[row][3]));
@@ -151,29 +156,28 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
 #endif
 
 /* How much each query takes of each key's value, in integers, and what one of them is worth in each row. */
-static void weigh_keys(const Head *head, const Linear *keys, int64_t tokens) {
+static void weigh_keys(const Head *head, const Linear *keys, const Bias *bias, int64_t tokens) {
 #if BITS == 8
     if (tokens == KEYS) {
         for (int64_t token = 0; token < tokens; token += ROWS)
-            score(keys, head->queries + token * keys->in, head->query_scale + token, keys->bias + token * KEYS,
+            score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
                   head->probabilities + token * KEYS, head->worth + token);
         return;
     }
 #endif
     linear(STORE, keys, head->queries, head->query_scale, head->scores, tokens, tokens);
     for (int64_t token = 0; token < tokens; token += ROWS)
-        softmax(head->scores + token * tokens, head->probabilities + token * tokens, head->worth + token, tokens);
+        softmax(head->scores + token * tokens, bias + token * tokens, head->probabilities + token * tokens,
+                head->worth + token, tokens);
 }
 
 /* qkv: queries, keys and values, (tokens, 3, width) with rows `step` apart -> mixed: (tokens, width), written in whole
  * panels, with rows `mixed_step` apart. bias: (tokens, tokens). Scores are in units of ln 2. */
-static void attend(const Head *head, const float *qkv, int64_t step, int64_t tokens, int64_t width, const float *bias,
+static void attend(const Head *head, const float *qkv, int64_t step, int64_t tokens, int64_t width, const Bias *bias,
                    float *mixed, int64_t mixed_step) {
-    for (int64_t i = 0; i < tokens * tokens; i += PANEL) _mm_prefetch((const char *)(bias + i), _MM_HINT_T0);
-    Linear keys = pack_keys(head, qkv + width, step, tokens, width, head->queries);
-    Linear values = pack_values(head, qkv + 2 * width, step, tokens, width);
+    const Linear keys = pack_keys(head, qkv + width, step, tokens, width, head->queries);
+    const Linear values = pack_values(head, qkv + 2 * width, step, tokens, width);
     quantise_rows(qkv, step, head->queries, head->query_scale, tokens, width);
-    keys.bias = bias;
-    weigh_keys(head, &keys, tokens);
+    weigh_keys(head, &keys, bias, tokens);
     linear(STORE, &values, head->probabilities, head->worth, mixed, mixed_step, tokens);
 }

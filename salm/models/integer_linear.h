@@ -11,17 +11,16 @@ typedef struct {
     const Weight *weight;
     const int32_t *start; /* of the sums */
     const float *scale, *bias;
-    int64_t bias_step, in, out; /* bias_step: between the biases of rows; 0: the same for all */
+    int64_t in, out;
 } Linear;
 
 /* What becomes of a layer's outputs. */
 typedef enum { STORE, ADD, GELU } Purpose;
 
 /* Sums to outputs of one row. */
-INLINE void finish(Purpose purpose, const Linear *layer, Whole sums, float in_scale, const float *bias, float *out,
-                   int64_t column) {
+INLINE void finish(Purpose purpose, const Linear *layer, Whole sums, float in_scale, float *out, int64_t column) {
     Floats scale = WIDE(mul_ps)(WIDE(set1_ps)(in_scale), WIDE(loadu_ps)(layer->scale + column));
-    Floats value = WIDE(fmadd_ps)(WIDE(cvtepi32_ps)(sums), scale, WIDE(loadu_ps)(bias + column));
+    Floats value = WIDE(fmadd_ps)(WIDE(cvtepi32_ps)(sums), scale, WIDE(loadu_ps)(layer->bias + column));
     if (purpose == ADD) value = WIDE(add_ps)(value, WIDE(loadu_ps)(out + column));
     if (purpose == GELU) value = gelu(value);
     WIDE(storeu_ps)(out + column, value);
@@ -55,8 +54,7 @@ INLINE void multiply_tile(int rows, int panels, const Input *in, int64_t in_step
 }
 
 INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *layer, const Input *in,
-                        const float *in_scale, const float *bias, float *out, int64_t out_step, int64_t first,
-                        const Weight *ahead) {
+                        const float *in_scale, float *out, int64_t out_step, int64_t first, const Weight *ahead) {
     __m512i sums[TILE_ROWS][MAX_PANELS];
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
@@ -69,8 +67,7 @@ INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *lay
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 3
         for (int panel = 0; panel < panels; panel++)
-            finish(purpose, layer, sums[row][panel], in_scale[row], bias + row * layer->bias_step, out + row * out_step,
-                   first + panel * PANEL);
+            finish(purpose, layer, sums[row][panel], in_scale[row], out + row * out_step, first + panel * PANEL);
 }
 #else
 #define TILE_ROWS 6
@@ -83,8 +80,7 @@ INLINE __m256i multiply_add(__m256i sum, __m256i input, __m256i weight) {
 }
 
 INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *layer, const Input *in,
-                        const float *in_scale, const float *bias, float *out, int64_t out_step, int64_t first,
-                        const Weight *ahead) {
+                        const float *in_scale, float *out, int64_t out_step, int64_t first, const Weight *ahead) {
     (void)panels; /* one */
     (void)ahead;
     const Weight *weight = layer->weight + first * layer->in;
@@ -109,19 +105,17 @@ INLINE void linear_tile(int rows, int panels, Purpose purpose, const Linear *lay
 #pragma GCC unroll 6
     for (int row = 0; row < rows; row++)
         for (int half = 0; half < 2; half++)
-            finish(purpose, layer, sums[row][half], in_scale[row], bias + row * layer->bias_step, out + row * out_step,
-                   first + half * LANES);
+            finish(purpose, layer, sums[row][half], in_scale[row], out + row * out_step, first + half * LANES);
 }
 #endif
 
 /* A whole tile, apart from the others: GCC then finds registers for all sums, whatever is around it. */
-typedef void WholeTile(const Linear *layer, const Input *in, const float *in_scale, const float *bias, float *out,
-                       int64_t out_step, int64_t first, const Weight *ahead);
+typedef void WholeTile(const Linear *layer, const Input *in, const float *in_scale, float *out, int64_t out_step,
+                       int64_t first, const Weight *ahead);
 #define WHOLE_TILE(name, purpose)                                                                                      \
     __attribute__((noinline)) static void name(const Linear *layer, const Input *in, const float *in_scale,            \
-                                               const float *bias, float *out, int64_t out_step, int64_t first,         \
-                                               const Weight *ahead) {                                                  \
-        linear_tile(TILE_ROWS, TILE_PANELS, purpose, layer, in, in_scale, bias, out, out_step, first, ahead);          \
+                                               float *out, int64_t out_step, int64_t first, const Weight *ahead) {     \
+        linear_tile(TILE_ROWS, TILE_PANELS, purpose, layer, in, in_scale, out, out_step, first, ahead);                \
     }
 WHOLE_TILE(store_tile, STORE)
 WHOLE_TILE(add_tile, ADD)
@@ -139,7 +133,7 @@ INLINE void linear_for(Purpose purpose, const Linear *layer, const Input *in, co
         const Weight *next = layer->weight + (first + panels * PANEL) * layer->in;
         int64_t row = 0;
 #define AT_ROW                                                                                                         \
-    in + row * layer->in, in_scale + row, layer->bias + row * layer->bias_step, out + row *out_step, out_step, first,  \
+    in + row * layer->in, in_scale + row, out + row *out_step, out_step, first,                                        \
         next + row / TILE_ROWS % TILE_PANELS * PANEL * layer->in
 #define TILES(count, tile)                                                                                             \
     for (; row + count <= rows; row += count) tile

@@ -19,6 +19,7 @@ typedef __m512i Whole;
 #define WIDE_LANES 16
 #define LARGEST 127.0f
 #define LARGEST_POSITIVE 255.0f /* of inputs without a sign */
+typedef uint16_t Bias;          /* of attention: half a float */
 #else
 typedef int16_t Input, Weight;
 #define GROUP 2
@@ -28,6 +29,7 @@ typedef __m256i Whole;
 #define WIDE_LANES LANES
 #define LARGEST 4095.0f /* 13 bits with the sign */
 #define LARGEST_POSITIVE LARGEST
+typedef float Bias;
 #endif
 
 INLINE __m128 both_add_ps(__m256 all) { return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)); }
@@ -53,6 +55,14 @@ ACROSS(wide_largest_of, __m512, 512, max_ps, HALVES)
 #define wide_sums_of sums_of
 #define wide_largest_of largest_of
 #endif
+
+INLINE Floats load_bias(const Bias *bias) {
+#if BITS == 8
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)bias));
+#else
+    return _mm256_loadu_ps(bias);
+#endif
+}
 
 INLINE __m256 magnitude(__m256 values) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), values); }
 

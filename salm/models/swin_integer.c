@@ -33,7 +33,7 @@ typedef struct {
 /* The weights of norms are in those of the layers behind them; what is left of a norm is its `eps`. */
 typedef struct {
     Linear qkv, proj, fc1, fc2; /* outputs of qkv: query, key, value of each head, (heads, 3, head_width) */
-    const float *bias;          /* (kinds, heads, tokens, tokens), in units of ln 2 as all scores */
+    const Bias *bias;           /* (kinds, heads, tokens, tokens), in units of ln 2 as all scores */
     const int64_t *kind;        /* (windows): whose bias it is */
     const int64_t *order;       /* (windows, tokens): places in the image */
     int64_t width, heads, head_width, tokens, windows;
@@ -138,7 +138,7 @@ static void *take_memory(const Block *block, Scratch *scratch) {
         {&scratch->head.keys, count * block->head_width * sizeof(Weight)},
         {&scratch->head.values, count * padded * sizeof(Weight)},
         {&scratch->head.key_start, count * sizeof(int32_t)},
-        {&scratch->head.zeros, padded * sizeof(int32_t)},
+        {&scratch->head.zeros, larger(count, padded) * sizeof(int32_t)},
         {&scratch->head.key_scale, count * sizeof(float)},
         {&scratch->head.value_scale, padded * sizeof(float)},
         {&scratch->head.scores, count * count * sizeof(float)},
@@ -153,7 +153,7 @@ static void *take_memory(const Block *block, Scratch *scratch) {
     for (int64_t i = 0; i < num_parts; next += parts[i++].size) memcpy(parts[i].part, &next, sizeof next);
     memset(scratch->head.values, 0, count * padded * sizeof(Weight));
     memset(scratch->head.key_start, 0, count * sizeof(int32_t));
-    memset(scratch->head.zeros, 0, padded * sizeof(int32_t));
+    memset(scratch->head.zeros, 0, larger(count, padded) * sizeof(int32_t));
     memset(scratch->head.value_scale, 0, padded * sizeof(float));
     return memory;
 }
@@ -165,7 +165,7 @@ static int64_t heads_together(const Block *block) {
     return count;
 }
 
-static void mix_tokens(const Block *block, const Scratch *scratch, const float *bias) {
+static void mix_tokens(const Block *block, const Scratch *scratch, const Bias *bias) {
     const int64_t each = 3 * block->head_width, together = heads_together(block);
     norm_rows(block->eps1, scratch->tokens, block->fc2.out, scratch->whole, scratch->scale, block->tokens,
               block->width);
