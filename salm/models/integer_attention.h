@@ -114,44 +114,77 @@ INLINE void softmax(float *scores, const Bias *bias, Input *out, float *worth, i
 }
 
 #if BITS == 8
-/* The same from ROWS queries and KEYS keys, whose integers lie in the order of `group_place`. */
-INLINE void score(const Linear *keys, const Input *queries, const float *query_scale, const Bias *bias, Input *out,
-                  float *worth) {
+/* Scores of ROWS queries with KEYS keys, and each query's largest. */
+typedef struct {
+    __m512 of[ROWS][MAX_PANELS];
+    float largest[ROWS];
+} Scores;
+
+/* The softmax of one query's scores in integers, in the order of `group_place`; gives their sum, in parts. */
+INLINE __m512 exponents(const Scores *scores, int row, Input *out) {
+    const __m512 largest = _mm512_set1_ps(scores->largest[row]);
+    __m512i whole[MAX_PANELS];
+#pragma GCC unroll 4
+    for (int panel = 0; panel < MAX_PANELS; panel++)
+        whole[panel] = scaled_exp2(LARGEST_POSITIVE, _mm512_sub_ps(scores->of[row][panel], largest));
+    __m512i first = _mm512_packus_epi32(whole[0], whole[1]), second = _mm512_packus_epi32(whole[2], whole[3]);
+    _mm512_storeu_si512(out + row * KEYS, _mm512_packus_epi16(first, second));
+    return _mm512_cvtepi32_ps(
+        _mm512_add_epi32(_mm512_add_epi32(whole[0], whole[1]), _mm512_add_epi32(whole[2], whole[3])));
+}
+
+/* Scores of ROWS queries; between the products, which leave other units of the processor idle, the softmax of those
+ * `before` them (NULL: none), as `softmax` has it. */
+INLINE void score(const Linear *keys, const Input *queries, const float *query_scale, const Bias *bias, Scores *scores,
+                  const Scores *before, Input *out, float *worth) {
     __m512i sums[ROWS][MAX_PANELS];
-    __m512 scores[ROWS][MAX_PANELS], largest[ROWS], total[ROWS];
-    float numbers[ROWS];
+    __m512 largest[ROWS], total[ROWS];
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; row++)
 #pragma GCC unroll 4
         for (int panel = 0; panel < MAX_PANELS; panel++)
             sums[row][panel] = _mm512_loadu_si512(keys->start + panel * PANEL);
-    multiply_tile(ROWS, MAX_PANELS, queries, keys->in, keys->weight, PANEL * keys->in, keys->in, keys->weight, sums);
+    const int64_t panel_step = PANEL * keys->in;
+    int64_t k = 0;
+    if (before != NULL) {
+#pragma GCC unroll 4
+        for (int row = 0; row < ROWS; row++) {
+            total[row] = exponents(before, row, out);
+            if (k == keys->in) continue;
+            multiply_group(ROWS, MAX_PANELS, queries + k, keys->in, keys->weight + k * PANEL, panel_step, sums);
+            k += GROUP;
+        }
+        _mm_storeu_ps(worth, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
+    }
+    for (; k < keys->in; k += GROUP)
+        multiply_group(ROWS, MAX_PANELS, queries + k, keys->in, keys->weight + k * PANEL, panel_step, sums);
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; row++) {
+        __m512 *of = scores->of[row];
 #pragma GCC unroll 4
         for (int panel = 0; panel < MAX_PANELS; panel++) {
             __m512 scale =
                 _mm512_mul_ps(_mm512_set1_ps(query_scale[row]), _mm512_loadu_ps(keys->scale + panel * PANEL));
-            scores[row][panel] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][panel]), scale,
-                                                 load_bias(bias + row * KEYS + panel * PANEL));
+            of[panel] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][panel]), scale,
+                                        load_bias(bias + row * KEYS + panel * PANEL));
         }
-        largest[row] =
-            _mm512_max_ps(_mm512_max_ps(scores[row][0], scores[row][1]), _mm512_max_ps(scores[row][2], scores[row][3]));
+        largest[row] = _mm512_max_ps(_mm512_max_ps(of[0], of[1]), _mm512_max_ps(of[2], of[3]));
     }
-    _mm_storeu_ps(numbers, wide_largest_of(largest));
-#pragma GCC unroll 4
-    for (int row = 0; row < ROWS; row++) {
-        __m512i whole[MAX_PANELS];
-#pragma GCC unroll 4
-        for (int panel = 0; panel < MAX_PANELS; panel++)
-            whole[panel] =
-                scaled_exp2(LARGEST_POSITIVE, _mm512_sub_ps(scores[row][panel], _mm512_set1_ps(numbers[row])));
-        total[row] = _mm512_cvtepi32_ps(
-            _mm512_add_epi32(_mm512_add_epi32(whole[0], whole[1]), _mm512_add_epi32(whole[2], whole[3])));
-        __m512i first = _mm512_packus_epi32(whole[0], whole[1]), second = _mm512_packus_epi32(whole[2], whole[3]);
-        _mm512_storeu_si512(out + row * KEYS, _mm512_packus_epi16(first, second));
-    }
-    _mm_storeu_ps(worth, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
+    _mm_storeu_ps(scores->largest, wide_largest_of(largest));
+}
+
+static void weigh_all_keys(const Head *head, const Linear *keys, const Bias *bias) {
+    Scores scores[2]; /* of some queries, and of those before them */
+    score(keys, head->queries, head->query_scale, bias, scores, NULL, NULL, NULL);
+    for (int64_t token = ROWS, before = 0; token < KEYS; before = token, token += ROWS)
+        score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
+              scores + token / ROWS % 2, scores + before / ROWS % 2, head->probabilities + before * KEYS,
+              head->worth + before);
+    __m512 total[ROWS];
+    const int64_t last = KEYS - ROWS;
+    for (int row = 0; row < ROWS; row++)
+        total[row] = exponents(scores + last / ROWS % 2, row, head->probabilities + last * KEYS);
+    _mm_storeu_ps(head->worth + last, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
 }
 #endif
 
@@ -159,9 +192,7 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
 static void weigh_keys(const Head *head, const Linear *keys, const Bias *bias, int64_t tokens) {
 #if BITS == 8
     if (tokens == KEYS) {
-        for (int64_t token = 0; token < tokens; token += ROWS)
-            score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
-                  head->probabilities + token * KEYS, head->worth + token);
+        weigh_all_keys(head, keys, bias);
         return;
     }
 #endif

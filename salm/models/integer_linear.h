@@ -32,24 +32,29 @@ INLINE void finish(Purpose purpose, const Linear *layer, Whole sums, float in_sc
 #define TILE_PANELS 3
 #define MAX_PANELS 4 /* of fewer rows */
 
-/* Adds to `sums` what `rows` rows of `count` inputs and `panels` panels of weights (constants) make. `ahead`: a panel
- * that is fetched meanwhile. */
+/* Adds to `sums` the products of a group of inputs of `rows` rows with `panels` panels of weights (constants). */
+INLINE void multiply_group(int rows, int panels, const Input *in, int64_t in_step, const Weight *weight,
+                           int64_t panel_step, __m512i (*sums)[MAX_PANELS]) {
+    __m512i weights[MAX_PANELS];
+#pragma GCC unroll 4
+    for (int panel = 0; panel < panels; panel++) weights[panel] = _mm512_loadu_si512(weight + panel * panel_step);
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; row++) {
+        int32_t group;
+        memcpy(&group, in + row * in_step, sizeof group);
+        __m512i inputs = _mm512_set1_epi32(group);
+#pragma GCC unroll 4
+        for (int panel = 0; panel < panels; panel++)
+            __asm__("vpdpbusd %2, %1, %0" : "+v"(sums[row][panel]) : "v"(inputs), "v"(weights[panel]));
+    }
+}
+
+/* The same of `count` inputs. `ahead`: a panel that is fetched meanwhile. */
 INLINE void multiply_tile(int rows, int panels, const Input *in, int64_t in_step, const Weight *weight,
                           int64_t panel_step, int64_t count, const Weight *ahead, __m512i (*sums)[MAX_PANELS]) {
     for (int64_t k = 0; k < count; k += GROUP, weight += GROUP * PANEL) {
-        __m512i weights[MAX_PANELS];
         _mm_prefetch((const char *)(ahead + k * PANEL), _MM_HINT_T0);
-#pragma GCC unroll 4
-        for (int panel = 0; panel < panels; panel++) weights[panel] = _mm512_loadu_si512(weight + panel * panel_step);
-#pragma GCC unroll 8
-        for (int row = 0; row < rows; row++) {
-            int32_t group;
-            memcpy(&group, in + row * in_step + k, sizeof group);
-            __m512i inputs = _mm512_set1_epi32(group);
-#pragma GCC unroll 4
-            for (int panel = 0; panel < panels; panel++)
-                __asm__("vpdpbusd %2, %1, %0" : "+v"(sums[row][panel]) : "v"(inputs), "v"(weights[panel]));
-        }
+        multiply_group(rows, panels, in + k, in_step, weight, panel_step, sums);
     }
 }
 
