@@ -22,8 +22,8 @@ from salm.geometry import (
     parse_sector,
     spell_out_directions,
 )
+from salm.models.precision import PrecisionName, find_precision
 from salm.models.salm import AudioParts
-from salm.models.tuned import PrecisionName, find_precision
 from salm.progress import progress_on_stderr
 from salm.results import DirectionPrediction, EncodedParts, EncodedWindow, EncodedWindows, Localization, Vectors
 from salm.text.captions import strip_direction

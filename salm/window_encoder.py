@@ -21,8 +21,9 @@ from salm.audio.recordings import Recording
 from salm.config import FeatureConfig
 from salm.errors import AudioFormatError, ConfigError
 from salm.geometry import azimuth_elevation
+from salm.models.precision import Precision, compiled_code_for
 from salm.models.salm import SALM
-from salm.models.tuned import Precision, compiled_code_for, tuned_model
+from salm.models.tuned import tuned_model
 from salm.progress import progress_on_stderr
 from salm.results import EncodedWindow
 
@@ -55,7 +56,7 @@ class WindowEncoder:
         model: in evaluation mode; later changes of its audio tower's weights have no effect.
         features: what it reads.
         device: where the model is.
-        precision: of the audio tower, see `salm.models.tuned`.
+        precision: of the audio tower, see `salm.models.precision`.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import torch
 
 from salm import compiled
 from salm.errors import DependencyError
-from salm.models.tuned import find_precision
+from salm.models.precision import find_precision
 
 
 def compiled_library(source):
@@ -96,7 +96,7 @@ def test_a_machine_without_a_compiler_says_what_to_install_and_auto_does_without
         DependencyError, match=r"the test compiles twice\.c on its first use.*gcc and libc6-dev.*'float32'"
     ):
         compiled_library(source)
-    monkeypatch.setattr("salm.models.tuned.has_bf16_units", lambda: False)
+    monkeypatch.setattr("salm.models.precision.has_bf16_units", lambda: False)
     assert find_precision("auto", torch.device("cpu")) == "float32"
 
 

@@ -18,8 +18,9 @@ from salm.config import FeatureConfig, TextEncoderConfig
 from salm.models.audio_encoder import MapNorm
 from salm.models.builders import build_model, named_config
 from salm.models.htsat import HTSAT
+from salm.models.precision import Precision, compiled_code_for
 from salm.models.salm import Projection
-from salm.models.tuned import Precision, compiled_code_for, tuned_branch, tuned_map_norm, tuned_model
+from salm.models.tuned import tuned_branch, tuned_map_norm, tuned_model
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
 from salm.window_encoder import map_on_threads

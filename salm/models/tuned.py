@@ -17,70 +17,31 @@ convolutions are, with "int8", those of `salm.models.integer_convolution`.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from copy import copy, deepcopy
 from functools import partial
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from salm.errors import ConfigError, DependencyError
 from salm.models.audio_encoder import AudioEncoder, MapNorm
 from salm.models.compiled_arrival import CompiledWeights
 from salm.models.compiled_image import CompiledMapNorm
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
-from salm.models.integer import CompiledPatchEmbed, IntegerStage, integer_library
+from salm.models.integer import CompiledPatchEmbed, IntegerStage
 from salm.models.integer_convolution import IntegerTimbre
+from salm.models.precision import DTYPES, INTEGER_BITS, Precision, compiled_code_for, known_precision
 from salm.models.salm import SALM
 from salm.models.timbre import TimbrePooling
-from salm.processor import has_amx, has_bf16_units
 
-Precision = Literal["float32", "bfloat16", "int8", "int16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-DTYPES = {name: torch.bfloat16 if name == "bfloat16" else torch.float32 for name in PRECISIONS}
-"""Of all that is not a matrix product of integers."""
-INTEGER_BITS: dict[Precision, int] = {"int8": 8, "int16": 16}
-PrecisionName = Precision | Literal["auto"]
-"""What users may name, see `find_precision`."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _PACKED_ROWS = 4096
 """Rows that oneDNN lays its weights out for; others work as well."""
 _KEPT_BYTES = 31 << 20
 """Just under the largest block that glibc ever takes from its heap (32 MiB) and not from the system."""
-
-
-def find_precision(name: str, device: torch.device) -> Precision:
-    """The named precision; "auto" is the fastest that can be had here.
-
-    On CPUs: bfloat16 where there is AMX, else int8, else bfloat16 where there are units for it, else int16, else
-    float32. On GPUs: bfloat16 where there are units for it, else float32.
-
-    Raises:
-        ConfigError: unknown name.
-    """
-    if name != "auto":
-        return _known_precision(name, also=", auto")
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type != "cpu":
-        return "float32"
-    if has_amx():
-        return "bfloat16"
-    integers: tuple[Precision, ...] = ("int8",) if has_bf16_units() else ("int8", "int16")
-    for precision in integers:
-        with suppress(DependencyError):
-            integer_library(INTEGER_BITS[precision])
-            return precision
-    return "bfloat16" if has_bf16_units() else "float32"
-
-
-def compiled_code_for(precision: Precision) -> str | None:
-    """What compiled code is needed for with this precision, which needs a compiler in any case; None: for nothing."""
-    return f"precision '{precision}'" if precision in INTEGER_BITS else None
 
 
 def tuned_model(model: SALM, precision: Precision = "float32") -> SALM:
@@ -121,7 +82,7 @@ def tuned_map_norm(norm: MapNorm, precision: Precision = "float32") -> MapNorm |
 
 def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT:
     """One branch, see `tuned_model`; its final tokens are float32 in any precision."""
-    dtype = DTYPES[_known_precision(precision)]
+    dtype = DTYPES[known_precision(precision)]
     bits = INTEGER_BITS.get(precision)
     patch_embed: Callable[..., nn.Module]
     stage: Callable[..., nn.Module]
@@ -302,13 +263,6 @@ def _keep_freed_memory() -> None:
     clip of salm-base. Other C libraries take no notice.
     """
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)
-
-
-def _known_precision(name: str, also: str = "") -> Precision:
-    for precision in PRECISIONS:
-        if name == precision:
-            return precision
-    raise ConfigError(f"unknown precision {name!r}; expected one of {', '.join(PRECISIONS)}{also}")
 
 
 def _can_pack(weight: Tensor) -> bool:

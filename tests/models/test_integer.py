@@ -11,7 +11,8 @@ from salm.errors import ConfigError, DependencyError
 from salm.models.htsat import HTSAT, PatchEmbed, SwinStage, merging_order
 from salm.models.integer import CompiledPatchEmbed, IntegerStage, integer_library
 from salm.models.integer_weights import INTEGERS, LARGEST_SUM, integer_weights
-from salm.models.tuned import find_precision, tuned_branch
+from salm.models.precision import find_precision
+from salm.models.tuned import tuned_branch
 from tests.models.test_tuned import randomise
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -143,7 +144,7 @@ def test_sizes_that_do_not_fit_are_refused(bits):
 )
 def test_auto_takes_what_suits_the_processor(processor, expected, monkeypatch):
     for name in ("amx", "bf16_units"):
-        monkeypatch.setattr(f"salm.models.tuned.has_{name}", lambda name=name: name in processor)
+        monkeypatch.setattr(f"salm.models.precision.has_{name}", lambda name=name: name in processor)
     for name in ("vnni", "avx2"):
         monkeypatch.setattr(f"salm.models.integer.has_{name}", lambda name=name: name in processor)
     never_called = SimpleNamespace(**{f"salm_{name}": SimpleNamespace() for name in ("patches", "block", "merge")})
