@@ -1,4 +1,4 @@
-"""The maps of `salm.audio.features` by compiled code, for x86-64 processors with AVX2: four to six times as fast."""
+"""The maps of `salm.audio.features` by compiled code, for x86-64 processors with AVX2: four to seven times as fast."""
 
 import ctypes
 import math
