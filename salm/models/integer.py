@@ -54,9 +54,8 @@ def integer_library(bits: int) -> ctypes.CDLL:
     flags = (*(AVX512_VNNI if bits == 8 else AVX2), f"-DBITS={bits}")
     library = compiled_library(SOURCE, flags, f"precision 'int{bits}'")
     clips_and_threads = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int)
-    library.salm_block.argtypes = [ctypes.POINTER(_Block), *2 * (ctypes.c_void_p,), *clips_and_threads]
     library.salm_patches.argtypes = [ctypes.POINTER(_Patches), *2 * (ctypes.c_void_p,), *clips_and_threads]
-    library.salm_merge.argtypes = [ctypes.POINTER(_Merge), *2 * (ctypes.c_void_p,), *clips_and_threads]
+    library.salm_stage.argtypes = [ctypes.POINTER(_Stage), *3 * (ctypes.c_void_p,), *clips_and_threads]
     return library
 
 
@@ -103,32 +102,30 @@ class IntegerStage(nn.Module):
     def __init__(self, stage: SwinStage, bits: int) -> None:
         super().__init__()
         self._library = integer_library(bits)
-        self._blocks = [_packed_block(block, bits) for block in stage.blocks]  # type: ignore[arg-type]
+        blocks = [_packed_block(block, bits) for block in stage.blocks]  # type: ignore[arg-type]
         self._merge = None if stage.downsample is None else _packed_merge(stage.downsample, bits)
+        self._kept = blocks, (_Block * len(blocks))(*blocks)
+        self._stage = _Stage(
+            blocks=ctypes.addressof(self._kept[1]),
+            count=len(blocks),
+            merge=None if self._merge is None else ctypes.addressof(self._merge),
+        )
 
     def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch out_tokens out_width"]:
-        clips, parallel, threads = len(tokens), torch_threads(), torch.get_num_threads()
+        clips, merge = len(tokens), self._merge
         tokens = tokens.contiguous()
-        out = torch.empty_like(tokens)
-        for block in self._blocks:
-            images = _pointer(tokens), _pointer(out)
-            _check_memory(self._library.salm_block(ctypes.byref(block), *images, clips, parallel, threads))
-            tokens = out  # the first block leaves its input as it is, the others work in place
-        if self._merge is None:
-            return tokens
-        merged = tokens.new_empty(clips, self._merge.out_tokens, 2 * self._merge.width)
-        images = _pointer(tokens), _pointer(merged)
-        _check_memory(self._library.salm_merge(ctypes.byref(self._merge), *images, clips, parallel, threads))
+        out = merged = torch.empty_like(tokens)
+        if merge is not None:
+            merged = tokens.new_empty(clips, merge.out_tokens, 2 * merge.width)
+        images = _pointer(tokens), _pointer(out), _pointer(merged)
+        threads = torch_threads(), torch.get_num_threads()
+        if not self._library.salm_stage(ctypes.byref(self._stage), *images, clips, *threads):
+            raise MemoryError("not enough memory for a block of the audio tower")
         return merged
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _check_memory(done: int) -> None:
-    if not done:
-        raise MemoryError("not enough memory for a block of the audio tower")
 
 
 class _Linear(Structure):
@@ -167,6 +164,10 @@ class _Merge(Structure):
         ("out_tokens", ctypes.c_int64),
         ("eps", ctypes.c_float),
     )
+
+
+class _Stage(Structure):
+    _fields_ = (("blocks", ctypes.c_void_p), ("count", ctypes.c_int64), ("merge", ctypes.c_void_p))
 
 
 def _packed_patches(embed: PatchEmbed, bits: int) -> _Patches:

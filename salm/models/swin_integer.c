@@ -47,6 +47,12 @@ typedef struct {
     float eps;
 } Merge;
 
+typedef struct {
+    const Block *blocks;
+    int64_t count;
+    const Merge *merge; /* NULL: none */
+} Stage;
+
 INLINE void broadcast_rows(__m128 numbers, __m256 *rows) {
     float each[ROWS];
     _mm_storeu_ps(each, numbers);
@@ -301,14 +307,17 @@ int salm_patches(const Patches *patches, const float *images, float *out, int64_
     return share_out(run_patches, &work, &work.items, parallel, threads);
 }
 
-/* The windows of `clips` images (clips, windows * tokens, width) -> out, which may be the images; 0 without memory. */
-int salm_block(const Block *block, const float *images, float *out, int64_t clips, Parallel parallel, int threads) {
-    Work work = {.layer = block, .image = images, .out = out, .items.count = clips * block->windows};
-    return share_out(run_block, &work, &work.items, parallel, threads);
-}
-
-/* images (clips, 4 out_tokens, width) -> out (clips, out_tokens, 2 width); 0 without memory. */
-int salm_merge(const Merge *merge, const float *images, float *out, int64_t clips, Parallel parallel, int threads) {
-    Work work = {.layer = merge, .image = images, .out = out, .items.count = clips * merge->out_tokens};
+/* The blocks of a stage, and the merging of their tokens, if any: images (clips, tokens, width), which stay as they are,
+ * -> out (clips, tokens, width), and merged (clips, tokens / 4, 2 width); 0 without memory. */
+int salm_stage(const Stage *stage, const float *images, float *out, float *merged, int64_t clips, Parallel parallel,
+               int threads) {
+    for (int64_t i = 0; i < stage->count; i++) {
+        const Block *block = stage->blocks + i;
+        Work work = {.layer = block, .image = i == 0 ? images : out, .out = out};
+        work.items.count = clips * block->windows;
+        if (!share_out(run_block, &work, &work.items, parallel, threads)) return 0;
+    }
+    if (stage->merge == NULL) return 1;
+    Work work = {.layer = stage->merge, .image = out, .out = merged, .items.count = clips * stage->merge->out_tokens};
     return share_out(run_merge, &work, &work.items, parallel, threads);
 }

@@ -147,7 +147,7 @@ def test_auto_takes_what_suits_the_processor(processor, expected, monkeypatch):
         monkeypatch.setattr(f"salm.models.precision.has_{name}", lambda name=name: name in processor)
     for name in ("vnni", "avx2"):
         monkeypatch.setattr(f"salm.models.integer.has_{name}", lambda name=name: name in processor)
-    never_called = SimpleNamespace(**{f"salm_{name}": SimpleNamespace() for name in ("patches", "block", "merge")})
+    never_called = SimpleNamespace(**{f"salm_{name}": SimpleNamespace() for name in ("patches", "stage")})
     monkeypatch.setattr("salm.models.integer.compiled_library", lambda *_: never_called)
     assert find_precision("auto", torch.device("cpu")) == expected
     assert find_precision("float32", torch.device("cpu")) == "float32"
