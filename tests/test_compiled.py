@@ -44,6 +44,7 @@ FLAGS = {
     "feature_maps.c": [compiled.AVX2, compiled.AVX512_VNNI],
     "image.c": [compiled.AVX2, compiled.AVX512_VNNI],
     "integer_convolution.c": [(*compiled.AVX512_VNNI, "-DBITS=8")],
+    "projection.c": [compiled.AVX2, compiled.AVX512_VNNI],
     "swin_integer.c": [(*compiled.AVX2, "-DBITS=16"), (*compiled.AVX512_VNNI, "-DBITS=8")],
 }
 """Of every source of the package; tests that run them skip where they cannot be compiled."""

@@ -20,7 +20,7 @@ from salm.models.builders import build_model, named_config
 from salm.models.htsat import HTSAT
 from salm.models.precision import Precision, compiled_code_for
 from salm.models.salm import Projection
-from salm.models.tuned import tuned_branch, tuned_map_norm, tuned_model
+from salm.models.tuned import tuned_branch, tuned_map_norm, tuned_model, tuned_projection
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
 from salm.window_encoder import map_on_threads
@@ -50,13 +50,14 @@ def clap_size(settings: Settings) -> Encoder:
         part.to(settings.device)
     precision = PRECISIONS[settings.precision]
     map_norm, branch = tuned_map_norm(norm, precision), tuned_branch(htsat, precision)
+    project = tuned_projection(projection, precision)
     mel_weights = torch.from_numpy(np.load(settings.folder / "clap_mels.npy").astype(np.float32))
     extractor = FeatureExtractor(CLAP_FEATURES, mel_weights, compiled_for=compiled_code_for(precision))
     extractor.to(settings.device)
 
     def embed(logmel: torch.Tensor) -> torch.Tensor:
         # `ClapTowers.embed_audio` in its steps.
-        return projection(branch(map_norm.image(logmel, stretched=True)).mean(dim=1))
+        return project(branch(map_norm.image(logmel, stretched=True)).mean(dim=1))
 
     return _encoder(
         "clips_48k.npy", lambda clips: extractor(torch.from_numpy(clips[:, None]).to(settings.device)), embed

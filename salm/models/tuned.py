@@ -11,9 +11,9 @@ What differs from the training path of `salm.models.htsat`:
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
 Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
-"int8" and "int16" the transformer's stages are those of `salm.models.integer`; the networks of `ArrivalPooling`, and
-the step from maps to image, are compiled code as well (`salm.models.compiled_arrival`, `compiled_image`). The other
-convolutions are, with "int8", those of `salm.models.integer_convolution`.
+"int8" and "int16" the transformer's stages are those of `salm.models.integer`; the networks of `ArrivalPooling`, the
+step from maps to image and the projections are compiled code as well (`salm.models.compiled_arrival`, `compiled_image`,
+`compiled_projection`). The other convolutions are, with "int8", those of `salm.models.integer_convolution`.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from torch.nn import functional
 from salm.models.audio_encoder import AudioEncoder, MapNorm
 from salm.models.compiled_arrival import CompiledWeights
 from salm.models.compiled_image import CompiledMapNorm
+from salm.models.compiled_projection import CompiledProjection
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
 from salm.models.integer import CompiledPatchEmbed, IntegerStage
@@ -45,15 +46,19 @@ _KEPT_BYTES = 31 << 20
 
 
 def tuned_model(model: SALM, precision: Precision = "float32") -> SALM:
-    """The model with its audio tower tuned for inference where it is now; the rest is shared with `model`.
+    """The model with its audio tower, and what projects its vectors, tuned for inference where they are now.
 
-    Later changes of `model`'s weights do not reach the tuned tower, and it must stay on its device.
+    The rest is shared with `model`. Later changes of its weights do not reach what is tuned, and that must stay on its
+    device.
 
     Raises:
         ConfigError: unknown precision.
     """
     tuned = _shallow(model)
     tuned.audio_encoder = tuned_encoder(model.audio_encoder, precision)
+    for name in ("semantic_projection", "spatial_projection", "timbre_projection"):
+        projection = getattr(model, name)
+        setattr(tuned, name, None if projection is None else tuned_projection(projection, precision))
     return tuned.eval()
 
 
@@ -78,6 +83,14 @@ def tuned_map_norm(norm: MapNorm, precision: Precision = "float32") -> MapNorm |
     """What makes a branch's image of feature maps, see `tuned_model`; in float32 in any precision."""
     needed_for = compiled_code_for(precision)
     return norm if needed_for is None else CompiledMapNorm(norm, needed_for)
+
+
+def tuned_projection(projection: nn.Sequential, precision: Precision = "float32") -> nn.Module:
+    """A `Projection`, see `tuned_model`; in float32 in any precision."""
+    needed_for = compiled_code_for(precision)
+    if needed_for is None or not CompiledProjection.fits(projection):
+        return projection
+    return CompiledProjection(projection, needed_for)
 
 
 def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT:
