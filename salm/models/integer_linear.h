@@ -49,7 +49,7 @@ INLINE void multiply_group(int rows, int panels, const Input *in, int64_t in_ste
     }
 }
 
-/* The same of `count` inputs. `ahead`: a panel that is fetched meanwhile. */
+/* The same of `count` inputs. `ahead`: a panel that is fetched meanwhile; where none is, fetching does no harm. */
 INLINE void multiply_tile(int rows, int panels, const Input *in, int64_t in_step, const Weight *weight,
                           int64_t panel_step, int64_t count, const Weight *ahead, __m512i (*sums)[MAX_PANELS]) {
     for (int64_t k = 0; k < count; k += GROUP, weight += GROUP * PANEL) {

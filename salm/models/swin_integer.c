@@ -8,7 +8,7 @@
  * leave 32 bits (see `salm.models.integer`). VPDPBUSD sums four products of which one factor has no sign: 128 is added
  * to each input, and taken off again where the sums start. VPMADDWD sums two products of 16-bit numbers, twice as many
  * per cycle as FMA has. Attention is two such layers, whose weights are the keys and the values. All else is float32:
- * patches, norms, softmax, GELU and residual sums.
+ * patches, norms, softmax, GELU and residual sums; with 8 bits the bias of attention is half floats.
  *
  * Counts: `in`, `out`, `head_width` and `tokens` are multiples of 8, 16, 8 and 16.
  */
