@@ -7,8 +7,8 @@ cycle, and twice as many as bf16 numbers. 16 bits are for those that have AVX2 a
 The inputs of each matrix product are rounded token by token: their largest magnitude becomes 127, or 4,095 (13 bits).
 The weights are rounded output by output, to -127 to 127 or to as many bits as fit: no sum can leave 32 bits, whatever
 the inputs are, which leaves 15 bits to rows of 96 weights and about 10 to rows of 3,072. Attention rounds queries, keys
-and values in the same way, and probabilities to 1/255 or 1/4,095 of the row's largest. All else is float32, but the bias of
-attention, which with 8 bits is half floats.
+and values in the same way, and probabilities to 1/255 or 1/4,095 of the row's largest. All else is float32, but for the
+bias of attention with 8 bits, which is half floats.
 
 The arithmetic is in `swin_integer.c` and its headers, which are compiled on first use (`salm.compiled`).
 """
