@@ -6,12 +6,10 @@
  * lane of a vector, and stay in their core's cache.
  */
 #include "../threads.h"
-#include <immintrin.h>
+#include "../vectors.h"
 #include <stdlib.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define LANES 8
 #define MAX_CHANNELS 4
 #define MAX_MAPS 7
 
@@ -103,24 +101,6 @@ static void transform(const Features *features, Complex *data) {
         if (radix == 2) pass(2, data, features->size, 2, twiddles);
         twiddles += block / radix * (radix - 1) * 2;
         block /= radix;
-    }
-}
-
-/* Rows to columns. */
-INLINE void transpose(Lanes *rows) {
-    Lanes pairs[LANES], fours[LANES];
-    for (int i = 0; i < LANES; i += 2) {
-        pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
-        pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < LANES; i += 4)
-        for (int j = 0; j < 2; j++) {
-            fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
-            fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
-        }
-    for (int i = 0; i < 4; i++) {
-        rows[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
-        rows[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
     }
 }
 

@@ -4,11 +4,10 @@
  * vector. Some frames go through both convolutions at a time, so that what is between them stays in a core's cache.
  */
 #include "../threads.h"
-#include <immintrin.h>
+#include "../vectors.h"
 #include <stdlib.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define CHANNELS 8
 #define BINS 8 /* neighbours that are computed together */
 #define FRAMES 32

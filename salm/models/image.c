@@ -3,11 +3,9 @@
  * `salm.models.compiled_image` compiles this file and has `Image` once more.
  */
 #include "../threads.h"
-#include <immintrin.h>
+#include "../vectors.h"
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define LANES 8
 #define MELS 64
 #define SIDE 256
 #define FRAMES (SIDE / MELS * SIDE) /* of an image: its quarters stand one below the other */
@@ -28,24 +26,6 @@ typedef struct {
     float *out;        /* (clips, maps, SIDE, SIDE) */
     int64_t frames;
 } Work;
-
-INLINE void transpose(const float *in, float *out, int64_t out_step) {
-    __m256 a[LANES], b[LANES];
-    for (int i = 0; i < LANES; i++) a[i] = _mm256_load_ps(in + i * MELS);
-    for (int i = 0; i < LANES; i += 2) {
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < LANES; i += 4)
-        for (int j = 0; j < 2; j++) {
-            a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
-            a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
-        }
-    for (int i = 0; i < LANES / 2; i++) {
-        _mm256_storeu_ps(out + i * out_step, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-        _mm256_storeu_ps(out + (i + 4) * out_step, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-    }
-}
 
 /* The `number`th frame of an image, not normed yet: its mels from `column` on. */
 INLINE __m256 frame_at(const Image *image, const float *map, int64_t number, int64_t column) {
@@ -79,7 +59,12 @@ static void run(void *data) {
         }
         float *out = work->out + (number * SIDE + first / SIDE * MELS) * SIDE + first % SIDE;
         for (int64_t column = 0; column < MELS; column += LANES)
-            for (int64_t i = 0; i < TOGETHER; i += LANES) transpose(frames[i] + column, out + column * SIDE + i, SIDE);
+            for (int64_t i = 0; i < TOGETHER; i += LANES) {
+                __m256 block[LANES];
+                for (int j = 0; j < LANES; j++) block[j] = _mm256_load_ps(frames[i + j] + column);
+                transpose(block);
+                for (int j = 0; j < LANES; j++) _mm256_storeu_ps(out + (column + j) * SIDE + i, block[j]);
+            }
     }
 }
 

@@ -1,11 +1,8 @@
 /* Vectors and their rounding: number formats for -DBITS=8 (AVX-512 VNNI) and -DBITS=16 (AVX2). See swin_integer.c. */
 #pragma once
-#include <immintrin.h>
+#include "../vectors.h"
 #include <stddef.h>
-#include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
-#define LANES 8
 #define ROWS 4       /* that are summed up, or searched for the largest, together */
 #define LEAST 1e-30f /* magnitude of a row that is not nothing */
 

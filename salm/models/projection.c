@@ -3,11 +3,8 @@
  * `salm.models.compiled_projection` compiles this file and has `Layer` once more. A row's sums are made in the same order
  * whatever rows there are.
  */
-#include <immintrin.h>
-#include <stdint.h>
+#include "../vectors.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define LANES 8
 #define VECTORS 4 /* of outputs that are computed together */
 #define PANEL (VECTORS * LANES)
 #define AHEAD 2048 /* floats: weights are fetched before they are needed, since they come from memory */
