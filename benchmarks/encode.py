@@ -1,6 +1,6 @@
 """Clips per second and peak memory of SALM's encoders beside transformers' `ClapModel` and laion-clap, in one run.
 
-    python benchmarks/encode.py > encode.json                                  # about 12 minutes on 2 idle cores
+    python benchmarks/encode.py > encode.json
     python benchmarks/encode.py --laion-python .cache/laion/bin/python         # laion-clap as well, see peers/laion.py
     python benchmarks/encode.py --device cuda --batch 1 64 --threads 1 --compile
 
@@ -9,8 +9,9 @@ for the others. `clap-size` is SALM's semantic branch with the converted weights
 audio tower's true size, every weight random). Stages: `all` is samples to embedding, `model` features to embedding.
 
 Each encoder lives in a process of its own (`benchmarks/peers`); the repetitions of all of them interleave, each a row
-of calls of a second at least, the first is a warm-up, and the numbers are medians. `cpu_ms_per_clip` is the processors' own time: on a machine that does other
-things as well, only it (of one thread) can be compared. JSON goes to stdout, the tables to stderr.
+of calls of a second at least, the first is a warm-up, and the numbers are medians. `cpu_ms_per_clip` is the processors'
+own time: on a machine that does other things as well, only it (of one thread) can be compared. JSON goes to stdout, the
+tables to stderr.
 """
 
 import argparse
