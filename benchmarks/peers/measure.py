@@ -28,8 +28,6 @@ import torch
 TORCH_PRECISIONS = ("fp32", "autocast", "bf16")
 """What every peer can do: fp32; bf16 by torch.autocast; weights and activations in bf16 (weights cast once, when the
 encoder is loaded). SALM alone has int8 and int16, matrix products of integers."""
-
-
 LEAST_S = 1.0
 """Calls are timed in rows of this length at least."""
 
@@ -84,7 +82,7 @@ class Runner:
         if request["stage"] == "model":
             with torch.inference_mode():
                 features = encoder.features(batch)
-        return self.seconds(lambda: self.run(encoder, request["precision"], batch, features))
+        return self.timed(lambda: self.run(encoder, request["precision"], batch, features))
 
     def memory(self, encoder: Encoder, precision: str, batch: np.ndarray) -> dict[str, Any]:
         """Peak bytes of encoding, with no other precision's weights and nothing left over from earlier calls."""
@@ -96,8 +94,8 @@ class Runner:
         self.run(encoder, precision, batch, None)
         return {"peak_bytes": peak_memory(self.device), "start_bytes": before}
 
-    def seconds(self, run: Callable[[], Any]) -> dict[str, float]:
-        """What a call takes in a row of calls: by the clock on a CPU, between two events on a GPU; and of all cores.
+    def timed(self, run: Callable[[], Any]) -> dict[str, float]:
+        """Seconds of a call in a row of calls: by the clock on a CPU, between two events on a GPU; and of all cores.
 
         A row, as an archive is one: the first call finds the caches full of another process' weights, and a core held
         by threads of that process which still wait for work.

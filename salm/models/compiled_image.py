@@ -62,7 +62,7 @@ class CompiledMapNorm(nn.Module):
         check_image_size(mels, frames)
         if maps * mels != len(self._affine["factor"]):
             raise ConfigError(f"expected {len(self._affine['factor']) // mels} maps of each clip, got {maps}")
-        features = features.contiguous()
+        features = features.float().contiguous()
         taps: dict[str, Tensor] = {}
         if stretched:
             places, weights = bicubic_taps(frames)

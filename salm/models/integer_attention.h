@@ -150,7 +150,7 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
 #pragma GCC unroll 4
         for (int row = 0; row < ROWS; row++) {
             total[row] = exponents(before, row, out);
-            if (k == keys->in) continue;
+            if (k == keys->in) continue; /* narrow heads have fewer groups than there are rows */
             multiply_group(ROWS, MAX_PANELS, queries + k, keys->in, keys->weight + k * PANEL, panel_step, sums);
             k += GROUP;
         }

@@ -64,7 +64,7 @@ INLINE Floats load_bias(const Bias *bias) {
 INLINE __m256 magnitude(__m256 values) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), values); }
 
 /* `scale` (a constant) times 2^x for x <= 0, in integers. 2^f is its best polynomial: of degree 3 for 0 <= f < 1, to
- * 7e-5 of itself, and of degree 5 for |f| <= 1/2, to 3e-7. */
+ * 7.6e-5 of itself, and of degree 5 for |f| <= 1/2, to 4e-7. */
 INLINE Whole scaled_exp2(float scale, Floats x) {
 #if BITS == 8
     Floats f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF), p = _mm512_set1_ps(scale * 7.80245872e-2f);

@@ -43,6 +43,7 @@ def test_images_are_the_same(norm, compiled, frames, stretched):
 def test_features_need_not_be_contiguous(norm, compiled):
     features = noise(1, 3, 64, 100).transpose(-1, -2)
     torch.testing.assert_close(compiled.image(features), norm.image(features).detach(), atol=2e-6, rtol=1e-5)
+    assert torch.equal(compiled.image(features.double()), compiled.image(features))
 
 
 def test_images_are_the_same_on_any_number_of_threads(compiled):

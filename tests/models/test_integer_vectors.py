@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from salm.compiled import compiled_library
+from salm.compiled import AVX2, AVX512_VNNI, compiled_library
 from salm.errors import DependencyError
 from salm.models.integer import SOURCE, check_processor
 
-FLAGS = {8: "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma", 16: "-mavx2 -mfma"}
+FLAGS = {8: AVX512_VNNI, 16: AVX2}
 CALLS = """
 #include "{header}"
 void gelus(const float *in, float *out, int64_t count) {{
@@ -38,7 +38,7 @@ def library(bits, tmp_path, monkeypatch):
     source.write_text("#include <string.h>\n" + CALLS.format(header=SOURCE.with_name("integer_vectors.h")))
     try:
         check_processor(bits)
-        return compiled_library(source, (*FLAGS[bits].split(), f"-DBITS={bits}"), "the test")
+        return compiled_library(source, (*FLAGS[bits], f"-DBITS={bits}"), "the test")
     except DependencyError as error:
         pytest.skip(str(error))
 
