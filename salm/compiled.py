@@ -20,7 +20,7 @@ COMPILERS = ("cc", "gcc", "clang")
 """Tried in this order, after the one named by the environment variable CC."""
 HEADERS = Path(__file__).parent
 FLAGS = ("-O3", "-std=c11", "-fPIC", "-shared")
-AVX2 = ("-mavx2", "-mfma")
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512_VNNI = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
 """Flags for processors with these instructions, see `salm.processor`."""
 

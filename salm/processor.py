@@ -19,7 +19,7 @@ def has_amx() -> bool:
 
 
 def has_avx2() -> bool:
-    """Whether this is an x86-64 processor with AVX2 and FMA."""
+    """Whether this is an x86-64 processor with AVX2, FMA and F16C: Intel from Haswell, AMD from Excavator on."""
     return platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 

@@ -35,7 +35,16 @@ from salm.models.htsat import (
     merging_order,
     window_order,
 )
-from salm.models.integer_weights import INTEGERS, LANES, LARGEST_SUM, PANEL, in_panels, integer_weights, whole_panels
+from salm.models.integer_weights import (
+    INTEGERS,
+    LANES,
+    LARGEST_SUM,
+    PANEL,
+    in_panels,
+    integer_weights,
+    integers_here,
+    whole_panels,
+)
 from salm.processor import has_avx2, has_vnni
 
 SOURCE = Path(__file__).with_name("swin_integer.c")
@@ -52,21 +61,24 @@ def integer_library(bits: int) -> ctypes.CDLL:
         DependencyError: this processor lacks the instructions, or see `compiled_library`.
     """
     check_processor(bits)
-    flags = (*(AVX512_VNNI if bits == 8 else AVX2), f"-DBITS={bits}")
-    library = compiled_library(SOURCE, flags, f"precision 'int{bits}'")
+    library = compiled_library(SOURCE, integer_flags(bits), f"precision 'int{bits}'")
     clips_and_threads = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int)
     library.salm_patches.argtypes = [ctypes.POINTER(_Patches), *2 * (ctypes.c_void_p,), *clips_and_threads]
     library.salm_stage.argtypes = [ctypes.POINTER(_Stage), *3 * (ctypes.c_void_p,), *clips_and_threads]
     return library
 
 
+def integer_flags(bits: int) -> tuple[str, ...]:
+    """For the compiler: what this processor's instructions are, and the number of bits."""
+    return *(AVX512_VNNI if bits == 8 and has_vnni() else AVX2), f"-DBITS={bits}"
+
+
 def check_processor(bits: int) -> None:
     """Raise a `DependencyError` where this processor lacks the instructions."""
-    if not (has_vnni() if bits == 8 else has_avx2()):
-        instructions, other = ("AVX-512 VNNI", ", 'int16'") if bits == 8 else ("AVX2", "")
+    if not has_avx2():
         raise DependencyError(
-            f"precision 'int{bits}' needs an x86-64 processor with {instructions}, and this one "
-            f"({platform.machine()}) is none; use 'float32'{other} or 'bfloat16'"
+            f"precision 'int{bits}' needs an x86-64 processor with AVX2, and this one ({platform.machine()}) is none; "
+            "use 'float32' or 'bfloat16'"
         )
 
 
@@ -263,7 +275,7 @@ def _behind_norm(norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Float[Tensor, "o
 
 
 def _packed_linear(bits: int, weight: Float[Tensor, "out in"], bias: Float[Tensor, "out"]) -> _Linear:
-    integers = INTEGERS[bits]
+    integers = integers_here(bits)
     whole, scale = integer_weights(weight.detach(), integers)
     whole, scale, bias = (whole_panels(part) for part in (whole, scale, bias.detach()))
     start = (-integers.added * whole.sum(dim=1)).int()

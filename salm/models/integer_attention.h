@@ -18,7 +18,7 @@ typedef struct {
 /* A head's keys as the weights of a layer that makes a query its scores; `rows` is memory for their integers. */
 static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64_t tokens, int64_t width, Input *rows) {
     const int64_t groups = width / GROUP;
-    quantise_rows(keys, step, rows, head->key_scale, tokens, width);
+    quantise_rows_to(LARGEST_WEIGHT, keys, step, rows, head->key_scale, tokens, width);
     int32_t *packed = (int32_t *)head->keys;
     const __m128 signs = _mm_castsi128_ps(_mm_set1_epi32(BITS == 8 ? (int32_t)0x80808080 : 0)); /* take 128 off each */
     for (int64_t token = 0; token < tokens; token += 4)
@@ -34,12 +34,12 @@ static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64
             _mm_storeu_ps(place + PANEL, _mm_xor_ps(_mm_shuffle_ps(pairs[0], pairs[1], 0xdd), signs));
         }
 #if BITS == 8
-    for (int64_t first = 0; first < tokens; first += PANEL) {
-        __m512i sums = _mm512_setzero_si512();
+    for (int64_t first = 0; first < tokens; first += WIDE_LANES) {
+        Whole start = (Whole)WIDE(setzero_ps)();
+        const int32_t *weights = packed + first / PANEL * groups * PANEL + first % PANEL;
         for (int64_t i = 0; i < groups; i++)
-            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8((char)128),
-                                       _mm512_loadu_si512(packed + (first / PANEL * groups + i) * PANEL));
-        _mm512_storeu_si512(head->key_start + first, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
+            start = WIDE(sub_epi32)(start, products(WIDE(set1_epi8)((char)128), load_whole(weights + i * PANEL)));
+        store_whole(head->key_start + first, start);
     }
 #endif
     return (Linear){.weight = head->keys,
@@ -52,7 +52,7 @@ static Linear pack_keys(const Head *head, const float *keys, int64_t step, int64
 
 /* Where a group of probabilities lies in its row: `score` packs them 128 bits by 128 bits. */
 INLINE int64_t group_place(int64_t tokens, int64_t group) {
-    return BITS == 8 && tokens == KEYS ? group % 4 * 4 + group / 4 : group;
+    return VNNI && tokens == KEYS ? group % 4 * 4 + group / 4 : group;
 }
 
 /* A head's values as the weights of a layer that mixes them. */
@@ -63,8 +63,8 @@ static Linear pack_values(const Head *head, const float *values, int64_t step, i
         __m256 largest = _mm256_set1_ps(LEAST);
         for (int64_t token = 0; token < tokens; token++)
             largest = _mm256_max_ps(largest, magnitude(_mm256_loadu_ps(values + token * step + column)));
-        const __m256 factor = _mm256_div_ps(_mm256_set1_ps(LARGEST), largest);
-        _mm256_storeu_ps(head->value_scale + column, _mm256_mul_ps(largest, _mm256_set1_ps(1.0f / LARGEST)));
+        const __m256 factor = _mm256_div_ps(_mm256_set1_ps(LARGEST_WEIGHT), largest);
+        _mm256_storeu_ps(head->value_scale + column, _mm256_mul_ps(largest, _mm256_set1_ps(1.0f / LARGEST_WEIGHT)));
         int32_t *place = packed + column / PANEL * (tokens / GROUP) * PANEL + column % PANEL;
         for (int64_t token = 0; token < tokens; token += GROUP) {
             int32_t *panel = place + group_place(tokens, token / GROUP) * PANEL;
@@ -113,7 +113,7 @@ INLINE void softmax(float *scores, const Bias *bias, Input *out, float *worth, i
     _mm_storeu_ps(worth, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
 }
 
-#if BITS == 8
+#if VNNI
 /* Scores of ROWS queries with KEYS keys, and each query's largest. */
 typedef struct {
     __m512 of[ROWS][MAX_PANELS];
@@ -137,7 +137,7 @@ INLINE __m512 exponents(const Scores *scores, int row, Input *out) {
  * `before` them (NULL: none), as `softmax` has it. */
 INLINE void score(const Linear *keys, const Input *queries, const float *query_scale, const Bias *bias, Scores *scores,
                   const Scores *before, Input *out, float *worth) {
-    __m512i sums[ROWS][MAX_PANELS];
+    Sums sums[ROWS];
     __m512 largest[ROWS], total[ROWS];
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; row++)
@@ -190,13 +190,13 @@ static void weigh_all_keys(const Head *head, const Linear *keys, const Bias *bia
 
 /* How much each query takes of each key's value, in integers, and what one of them is worth in each row. */
 static void weigh_keys(const Head *head, const Linear *keys, const Bias *bias, int64_t tokens) {
-#if BITS == 8
+#if VNNI
     if (tokens == KEYS) {
         weigh_all_keys(head, keys, bias);
         return;
     }
 #endif
-    linear(STORE, keys, head->queries, head->query_scale, head->scores, tokens, tokens);
+    linear(WEIGH, keys, head->queries, head->query_scale, head->scores, tokens, tokens);
     for (int64_t token = 0; token < tokens; token += ROWS)
         softmax(head->scores + token * tokens, bias + token * tokens, head->probabilities + token * tokens,
                 head->worth + token, tokens);
@@ -210,5 +210,5 @@ static void attend(const Head *head, const float *qkv, int64_t step, int64_t tok
     const Linear values = pack_values(head, qkv + 2 * width, step, tokens, width);
     quantise_rows(qkv, step, head->queries, head->query_scale, tokens, width);
     weigh_keys(head, &keys, bias, tokens);
-    linear(STORE, &values, head->probabilities, head->worth, mixed, mixed_step, tokens);
+    linear(WEIGH, &values, head->probabilities, head->worth, mixed, mixed_step, tokens);
 }

@@ -1,4 +1,4 @@
-/* Convolutions of maps with 8-bit integers, for x86-64 with AVX-512 VNNI.
+/* Convolutions of maps with 8-bit integers, for x86-64 with AVX2 or AVX-512 VNNI.
  *
  * `salm.models.integer_convolution` compiles this file with -DBITS=8 and has `Convolution` once more. Maps have their
  * channels last: (lines, columns, channels). Rounded maps are 0 to 255, without the 128 of `Input`, since what comes
@@ -11,7 +11,7 @@
 
 #define BORDER 1
 
-/* A convolution of 1 x 1 or 3 x 3, `in` a multiple of 4. */
+/* A convolution of 1 x 1 or 3 x 3, `in` and `out` multiples of 8. */
 typedef struct {
     const Weight *weight; /* in panels of 16 outputs: (panels, kernel lines, kernel columns * in / 4, 16, 4) */
     const float *scale;   /* (16 panels) */
@@ -30,6 +30,16 @@ typedef struct {
     int64_t columns;
 } Maps;
 
+/* The first `left` floats of a vector, a multiple of LANES, or all of them. */
+#if VNNI
+INLINE __mmask16 some(int64_t left) { return left < WIDE_LANES ? (1 << left) - 1 : 0xffff; }
+INLINE Floats load_some(const float *at, int64_t left) { return _mm512_maskz_loadu_ps(some(left), at); }
+INLINE void store_some(float *at, Floats value, int64_t left) { _mm512_mask_storeu_ps(at, some(left), value); }
+#else
+INLINE Floats load_some(const float *at, int64_t left) { return (void)left, _mm256_loadu_ps(at); }
+INLINE void store_some(float *at, Floats value, int64_t left) { (void)left, _mm256_storeu_ps(at, value); }
+#endif
+
 /* `rows` neighbouring pixels (a constant) of `panels` panels (a constant) of outputs from `first` on. */
 INLINE void convolve_tile(int rows, int panels, Result result, const Maps *maps, const uint8_t *in, float *out,
                           int64_t first) {
@@ -37,27 +47,27 @@ INLINE void convolve_tile(int rows, int panels, Result result, const Maps *maps,
     const int64_t count = layer->kernel * layer->in, panel_step = PANEL * layer->kernel * count;
     const int64_t line_step = (maps->columns + 2 * BORDER) * layer->in;
     const Weight *weight = layer->weight + first / PANEL * panel_step;
-    __m512i sums[TILE_ROWS][MAX_PANELS];
+    Sums sums[TILE_ROWS];
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 3
-        for (int panel = 0; panel < panels; panel++) sums[row][panel] = _mm512_setzero_si512();
+        for (int i = 0; i < panels * VECTORS; i++) sums[row][i] = (Whole)WIDE(setzero_ps)();
     for (int64_t line = 0; line < layer->kernel; line++, weight += PANEL * count)
-        multiply_tile(rows, panels, in + line * line_step, layer->in, weight, panel_step, count, weight + PANEL * count,
-                      sums);
+        multiply_tile(rows, panels, 2, in + line * line_step, layer->in, weight, panel_step, count,
+                      weight + PANEL * count, sums);
 #pragma GCC unroll 3
-    for (int panel = 0; panel < panels; panel++) {
-        const int64_t column = first + panel * PANEL, left = layer->out - column;
-        const __mmask16 kept = left < PANEL ? (1 << left) - 1 : 0xffff;
-        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(maps->scale), _mm512_loadu_ps(layer->scale + column));
-        const __m512 bias = _mm512_loadu_ps(maps->bias + column);
+    for (int i = 0; i < panels * VECTORS; i++) {
+        const int64_t column = first + i * WIDE_LANES, left = layer->out - column;
+        if (left <= 0) break;
+        const Floats scale = WIDE(mul_ps)(WIDE(set1_ps)(maps->scale), WIDE(loadu_ps)(layer->scale + column));
+        const Floats bias = WIDE(loadu_ps)(maps->bias + column);
 #pragma GCC unroll 8
         for (int row = 0; row < rows; row++) {
             float *at = out + row * layer->out + column;
-            __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][panel]), scale, bias);
-            if (result == ADDED) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(kept, at));
-            if (result != PLAIN) value = _mm512_max_ps(value, _mm512_setzero_ps());
-            _mm512_mask_storeu_ps(at, kept, value);
+            Floats value = WIDE(fmadd_ps)(WIDE(cvtepi32_ps)(sums[row][i]), scale, bias);
+            if (result == ADDED) value = WIDE(add_ps)(value, load_some(at, left));
+            if (result != PLAIN) value = WIDE(max_ps)(value, WIDE(setzero_ps)());
+            store_some(at, value, left);
         }
     }
 }
@@ -81,10 +91,12 @@ INLINE void convolve_lines(Result result, Maps *maps) {
         float *out = maps->out + line * maps->columns * layer->out;
         for (int64_t first = 0, panels; first < layer->out; first += panels * PANEL) {
             const int64_t left = (layer->out - first + PANEL - 1) / PANEL;
-            panels = left == 4 ? 2 : left < TILE_PANELS ? left : TILE_PANELS; /* 4: twice 2, rather than 3 and 1 */
+            panels = panels_of(left);
             if (panels == 1) convolve_columns(1, result, maps, in, out, first);
+#if TILE_PANELS > 1
             if (panels == 2) convolve_columns(2, result, maps, in, out, first);
             if (panels == 3) convolve_columns(3, result, maps, in, out, first);
+#endif
         }
     }
 }
@@ -153,7 +165,7 @@ INLINE void round_lines(int halve, Rounding *work) {
                 __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(pooled(halve, in + i, channels, line_step), factor));
                 __m256i *total = (__m256i *)(totals + i);
                 _mm256_storeu_si256(total, _mm256_add_epi32(_mm256_loadu_si256(total), whole));
-                _mm_storel_epi64((__m128i *)out, _mm256_cvtepi32_epi8(whole));
+                store_inputs(whole, out);
             }
         for (int64_t i = 0; i < channels; i++) work->totals[i] += totals[i];
     }

@@ -1,4 +1,4 @@
-"""`TimbrePooling` with 8-bit integers on x86-64 with AVX-512 VNNI: what `salm.models.integer` is to a branch.
+"""`TimbrePooling` with 8-bit integers on x86-64 with AVX2: what `salm.models.integer` is to a branch.
 
 The maps that a convolution reads come from rectifiers: each is rounded to 0 to 255, of which 255 is the largest number
 in the whole map, and the weights to -127 to 127, output by output. The first convolution, whose input has signs, stays
@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from salm.compiled import AVX512_VNNI, Structure, compiled_library, torch_threads
-from salm.models.integer import check_place, check_processor
-from salm.models.integer_weights import INTEGERS, LANES, in_panels, sum_keeping_integers, whole_panels
+from salm.compiled import Structure, compiled_library, torch_threads
+from salm.models.integer import check_place, check_processor, integer_flags
+from salm.models.integer_weights import LANES, in_panels, integers_here, sum_keeping_integers, whole_panels
 from salm.models.timbre import ResidualBlock, TimbrePooling
 
 SOURCE = Path(__file__).with_name("integer_convolution.c")
@@ -83,7 +83,7 @@ def convolution_library() -> ctypes.CDLL:
         DependencyError: this processor lacks the instructions, or see `compiled_library`.
     """
     check_processor(BITS)
-    library = compiled_library(SOURCE, (*AVX512_VNNI, f"-DBITS={BITS}"), f"precision 'int{BITS}'")
+    library = compiled_library(SOURCE, integer_flags(BITS), f"precision 'int{BITS}'")
     pointer, size, number, true_or_not = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     threads = pointer, ctypes.c_int
     convolution = ctypes.POINTER(_Convolution)
@@ -98,7 +98,7 @@ def convolution_library() -> ctypes.CDLL:
 
 
 def pack_convolution(layer: nn.Conv2d) -> PackedConvolution:
-    """A convolution of 1 x 1 or 3 x 3 that keeps the size, from a multiple of 4 channels on.
+    """A convolution of 1 x 1 or 3 x 3 that keeps the size, of a multiple of 8 channels each.
 
     Raises:
         ConfigError: it is on a GPU.
@@ -106,7 +106,7 @@ def pack_convolution(layer: nn.Conv2d) -> PackedConvolution:
     check_place(layer.weight)
     out, width, kernel, _ = layer.weight.shape
     weight = layer.weight.detach().permute(0, 2, 3, 1).flatten(1, 2)
-    integers = INTEGERS[BITS]
+    integers = integers_here(BITS)
     whole, scale = sum_keeping_integers(weight, integers)
     error = (weight - whole * scale[:, None, None]).sum(dim=1)
     bias = torch.zeros(out) if layer.bias is None else layer.bias.detach()

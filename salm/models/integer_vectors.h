@@ -1,4 +1,5 @@
-/* Vectors and their rounding: number formats for -DBITS=8 (AVX-512 VNNI) and -DBITS=16 (AVX2). See swin_integer.c. */
+/* Vectors and their rounding: number formats for -DBITS=8 and -DBITS=16, vectors of AVX2 or of AVX-512 VNNI (with 8 bits).
+ * See swin_integer.c. */
 #pragma once
 #include "../vectors.h"
 #include <stddef.h>
@@ -9,25 +10,49 @@
 #if BITS == 8
 typedef uint8_t Input; /* 128 and a number */
 typedef int8_t Weight;
-#define GROUP 4        /* factors that one instruction sums */
-typedef __m512 Floats; /* outputs that are finished together */
-typedef __m512i Whole;
-#define WIDE(operation) _mm512_##operation
-#define WIDE_LANES 16
+#define GROUP 4 /* products that become a part of one sum together */
 #define LARGEST 127.0f
 #define LARGEST_POSITIVE 255.0f /* of inputs without a sign */
 typedef uint16_t Bias;          /* of attention: half a float */
 #else
 typedef int16_t Input, Weight;
 #define GROUP 2
-typedef __m256 Floats;
-typedef __m256i Whole;
-#define WIDE(operation) _mm256_##operation
-#define WIDE_LANES LANES
 #define LARGEST 4095.0f /* 13 bits with the sign */
 #define LARGEST_POSITIVE LARGEST
 typedef float Bias;
 #endif
+
+#ifdef __AVX512VNNI__
+#define VNNI 1
+typedef __m512 Floats; /* outputs that are finished together */
+typedef __m512i Whole;
+#define WIDE(operation) _mm512_##operation
+#define WIDE_LANES 16
+#else
+#define VNNI 0
+typedef __m256 Floats;
+typedef __m256i Whole;
+#define WIDE(operation) _mm256_##operation
+#define WIDE_LANES LANES
+#endif
+
+INLINE Whole load_whole(const void *from) { return (Whole)WIDE(loadu_ps)(from); }
+INLINE void store_whole(void *to, Whole whole) { WIDE(storeu_ps)(to, (Floats)whole); }
+
+#if BITS == 8
+/* Sums of the products of each group, of inputs without a sign and weights; in 16 bits meanwhile where there is no VNNI.
+ */
+INLINE Whole products(Whole inputs, Whole weights) {
+#if VNNI
+    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), inputs, weights);
+#else
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(inputs, weights), _mm256_set1_epi16(1));
+#endif
+}
+#endif
+
+/* Of the integers of keys and values. VPMADDUBSW sums two products with inputs of at most 255 in 16 bits. */
+#define LARGEST_WEIGHT (BITS == 8 && !VNNI ? 64.0f : LARGEST)
 
 INLINE __m128 both_add_ps(__m256 all) { return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)); }
 INLINE __m128 both_max_ps(__m256 all) { return _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)); }
@@ -44,7 +69,7 @@ INLINE __m128 both_max_ps(__m256 all) { return _mm_max_ps(_mm256_castps256_ps128
 #define AS_IT_IS(operation, all) all
 ACROSS(sums_of, __m256, 256, add_ps, AS_IT_IS)
 ACROSS(largest_of, __m256, 256, max_ps, AS_IT_IS)
-#if BITS == 8
+#if VNNI
 #define HALVES(operation, all) _mm256_##operation(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1))
 ACROSS(wide_sums_of, __m512, 512, add_ps, HALVES)
 ACROSS(wide_largest_of, __m512, 512, max_ps, HALVES)
@@ -54,8 +79,10 @@ ACROSS(wide_largest_of, __m512, 512, max_ps, HALVES)
 #endif
 
 INLINE Floats load_bias(const Bias *bias) {
-#if BITS == 8
+#if VNNI
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)bias));
+#elif BITS == 8
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)bias));
 #else
     return _mm256_loadu_ps(bias);
 #endif
@@ -66,7 +93,7 @@ INLINE __m256 magnitude(__m256 values) { return _mm256_andnot_ps(_mm256_set1_ps(
 /* `scale` (a constant) times 2^x for x <= 0, in integers. 2^f is its best polynomial: of degree 3 for 0 <= f < 1, to
  * 7.6e-5 of itself, and of degree 5 for |f| <= 1/2, to 4e-7. */
 INLINE Whole scaled_exp2(float scale, Floats x) {
-#if BITS == 8
+#if VNNI
     Floats f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF), p = _mm512_set1_ps(scale * 7.80245872e-2f);
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.226067189f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(scale * 0.695833450f));
@@ -85,7 +112,7 @@ INLINE Whole scaled_exp2(float scale, Floats x) {
 #endif
 }
 
-#if BITS == 8
+#if VNNI
 /* GELU by the best parabola of each half from -3.5 to 3.5, 0 below and x above: within 8.2e-4, less than the rounding of
  * the next layer's inputs. The coefficients of [n / 2, (n + 1) / 2) lie at n mod 16. */
 static const _Alignas(64) float GELU_PARABOLAS[3][16] = {
@@ -123,20 +150,34 @@ INLINE Floats gelu(Floats x) {
 }
 #endif
 
+/* LANES inputs; with 8 bits the lowest byte of each. */
+INLINE void store_inputs(__m256i whole, Input *out) {
+#if VNNI
+    _mm_storel_epi64((__m128i *)out, _mm256_cvtepi32_epi8(whole));
+#elif BITS == 8
+    whole = _mm256_and_si256(whole, _mm256_set1_epi32(255));
+    __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64((__m128i *)out, _mm_packus_epi16(packed, packed));
+#else
+    __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storeu_si128((__m128i *)out, packed);
+#endif
+}
+
+/* WIDE_LANES of them. */
 INLINE void store_wide(Whole whole, Input *out) {
-#if BITS == 8
+#if VNNI
     _mm_storeu_si128((__m128i *)out, _mm512_cvtepi32_epi8(whole));
 #else
-    __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole, whole), 0xd8);
-    _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(packed));
+    store_inputs(whole, out);
 #endif
 }
 
 /* A row less `mean` (NULL: nothing), times `factor`, as inputs of a layer. */
 INLINE void round_row(const float *row, const __m256 *mean, float factor, Input *out, int64_t width) {
     int64_t i = 0;
-#if BITS == 8
-    const float shift = 0x1.8p23f + 128; /* leaves the whole number and 128 in the lowest byte of a sum */
+    const float shift = 0x1.8p23f + 128; /* with 8 bits: leaves the whole number and 128 in the lowest byte of a sum */
+#if VNNI
     for (; i + WIDE_LANES <= width; i += WIDE_LANES) {
         __m512 value = _mm512_loadu_ps(row + i);
         if (mean != NULL) value = _mm512_sub_ps(value, _mm512_broadcast_f32x8(*mean));
@@ -146,35 +187,38 @@ INLINE void round_row(const float *row, const __m256 *mean, float factor, Input 
     for (; i < width; i += LANES) {
         __m256 value = _mm256_loadu_ps(row + i);
         if (mean != NULL) value = _mm256_sub_ps(value, *mean);
-#if BITS == 8
-        value = _mm256_fmadd_ps(value, _mm256_set1_ps(factor), _mm256_set1_ps(shift));
-        _mm_storel_epi64((__m128i *)(out + i), _mm256_cvtepi32_epi8((__m256i)value));
-#else
-        store_wide(_mm256_cvtps_epi32(_mm256_mul_ps(value, _mm256_set1_ps(factor))), out + i);
-#endif
+        if (BITS == 8)
+            store_inputs((__m256i)_mm256_fmadd_ps(value, _mm256_set1_ps(factor), _mm256_set1_ps(shift)), out + i);
+        else
+            store_inputs(_mm256_cvtps_epi32(_mm256_mul_ps(value, _mm256_set1_ps(factor))), out + i);
     }
 }
 
 /* ROWS rows, `step` apart, less `mean` (NULL: nothing), to integers: out (ROWS, width); `worth`: what one of them is in
- * each row. `largest`: of the magnitudes in each. */
-INLINE void quantise(const float *rows, int64_t step, const __m256 *mean, __m128 largest, Input *out, float *worth,
-                     int64_t width) {
+ * each row. `largest`: of the magnitudes in each, which becomes the integer `most`. */
+INLINE void quantise(const float *rows, int64_t step, const __m256 *mean, __m128 largest, float most, Input *out,
+                     float *worth, int64_t width) {
     float factors[ROWS];
-    __m128 factor = _mm_div_ps(_mm_set1_ps(LARGEST), _mm_max_ps(largest, _mm_set1_ps(LEAST)));
+    __m128 factor = _mm_div_ps(_mm_set1_ps(most), _mm_max_ps(largest, _mm_set1_ps(LEAST)));
     _mm_storeu_ps(factors, factor);
-    _mm_storeu_ps(worth, _mm_mul_ps(largest, _mm_set1_ps(1.0f / LARGEST)));
+    _mm_storeu_ps(worth, _mm_mul_ps(largest, _mm_set1_ps(1.0f / most)));
     for (int row = 0; row < ROWS; row++)
         round_row(rows + row * step, mean == NULL ? NULL : mean + row, factors[row], out + row * width, width);
 }
 
-/* Rows to integers: out (count, width). */
-static void quantise_rows(const float *rows, int64_t step, Input *out, float *worth, int64_t count, int64_t width) {
+/* Rows to integers of at most `most` (a constant): out (count, width). */
+INLINE void quantise_rows_to(float most, const float *rows, int64_t step, Input *out, float *worth, int64_t count,
+                             int64_t width) {
     for (int64_t row = 0; row < count; row += ROWS, rows += ROWS * step, out += ROWS * width) {
         __m256 largest[ROWS];
         for (int i = 0; i < ROWS; i++) largest[i] = magnitude(_mm256_loadu_ps(rows + i * step));
         for (int64_t i = LANES; i < width; i += LANES)
             for (int j = 0; j < ROWS; j++)
                 largest[j] = _mm256_max_ps(largest[j], magnitude(_mm256_loadu_ps(rows + j * step + i)));
-        quantise(rows, step, NULL, largest_of(largest), out, worth + row, width);
+        quantise(rows, step, NULL, largest_of(largest), most, out, worth + row, width);
     }
+}
+
+static void quantise_rows(const float *rows, int64_t step, Input *out, float *worth, int64_t count, int64_t width) {
+    quantise_rows_to(LARGEST, rows, step, out, worth, count, width);
 }

@@ -92,7 +92,7 @@ static void norm_rows(float eps, const float *in, int64_t in_step, Input *out, f
         __m128 largest;
         find_means(in, in_step, width, mean);
         __m128 factor = find_deviations(in, in_step, width, eps, mean, &largest);
-        quantise(in, in_step, mean, largest, out, worth + row, width);
+        quantise(in, in_step, mean, largest, LARGEST, out, worth + row, width);
         _mm_storeu_ps(worth + row, _mm_mul_ps(_mm_loadu_ps(worth + row), factor));
     }
 }
