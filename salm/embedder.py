@@ -53,10 +53,10 @@ class Embedder:
         checkpoint: model, configuration and tokenizer.
         device: such as "cpu" or "cuda"; by default a GPU if there is one.
         precision: of the audio tower's transformer. "bfloat16" is faster where the processor has units for it
-            (AVX-512 BF16, AMX, GPUs) and slower elsewhere; "int8" is the fastest on x86-64 processors with AVX-512
-            VNNI, "int16" on others with AVX2, and both need a C compiler once (`salm.models.integer`); "auto" is the
-            fastest that can be had. Their vectors have a cosine above 0.999 to the default's, so that all kinds may
-            share an index.
+            (AVX-512 BF16, AMX, GPUs) and slower elsewhere; "int8" is the fastest on x86-64 processors with AVX2 but
+            without AMX, "int16" is between it and float32 in speed and error, and both need a C compiler once
+            (`salm.models.integer`); "auto" is the fastest that can be had. Their vectors have a cosine above 0.999 to
+            the default's, so that all kinds may share an index.
     """
 
     def __init__(

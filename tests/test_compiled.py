@@ -43,9 +43,12 @@ FLAGS = {
     "arrival.c": [compiled.AVX2, compiled.AVX512_VNNI],
     "feature_maps.c": [compiled.AVX2, compiled.AVX512_VNNI],
     "image.c": [compiled.AVX2, compiled.AVX512_VNNI],
-    "integer_convolution.c": [(*compiled.AVX512_VNNI, "-DBITS=8")],
+    "integer_convolution.c": [(*flags, "-DBITS=8") for flags in (compiled.AVX2, compiled.AVX512_VNNI)],
     "projection.c": [compiled.AVX2, compiled.AVX512_VNNI],
-    "swin_integer.c": [(*compiled.AVX2, "-DBITS=16"), (*compiled.AVX512_VNNI, "-DBITS=8")],
+    "swin_integer.c": [
+        (*compiled.AVX2, "-DBITS=16"),
+        *((*flags, "-DBITS=8") for flags in (compiled.AVX2, compiled.AVX512_VNNI)),
+    ],
 }
 """Of every source of the package; tests that run them skip where they cannot be compiled."""
 

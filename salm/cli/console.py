@@ -40,7 +40,7 @@ Precision = Annotated[
     PrecisionName,
     typer.Option(
         "--precision",
-        help="Of the audio tower: bfloat16 (GPUs), int8 (AVX-512 VNNI), int16 (AVX2 alone), auto: the fastest.",
+        help="Of the audio tower: bfloat16 (GPUs, AMX), int8 (x86-64), int16 (x86-64, more exact), auto: the fastest.",
     ),
 ]
 Convention = Annotated[

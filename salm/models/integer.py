@@ -1,14 +1,15 @@
 """Stages of a branch with matrix products of integers: the fastest on x86-64 processors.
 
-8 bits are for processors with AVX-512 VNNI, which multiply and add four times as many 8-bit integers as floats in a
-cycle, and twice as many as bf16 numbers. 16 bits are for those that have AVX2 alone: they multiply twice as many
-16-bit integers as floats, and only emulate bf16.
+With AVX-512 VNNI these multiply and add four times as many 8-bit integers as floats in a cycle, and twice as many as
+bf16 numbers; with AVX2 alone, which only emulates bf16, more than twice as many 8-bit integers as floats, and somewhat
+more 16-bit ones.
 
 The inputs of each matrix product are rounded token by token: their largest magnitude becomes 127, or 4,095 (13 bits).
 The weights are rounded output by output, to -127 to 127 or to as many bits as fit: no sum can leave 32 bits, whatever
-the inputs are, which leaves 15 bits to rows of 96 weights and about 10 to rows of 3,072. Attention rounds queries, keys
-and values in the same way, and probabilities to 1/255 or 1/4,095 of the row's largest. All else is float32, but for the
-bias of attention with 8 bits, which is half floats.
+the inputs are, which leaves 15 bits to rows of 96 weights and about 10 to rows of 3,072. Without VNNI four products of
+8 bits meet in 16 bits, so weights are at most about -90 to 90, see `salm.models.integer_weights`. Attention rounds
+queries, keys and values in the same way (without VNNI keys and values to -64 to 64), and probabilities to 1/255 or
+1/4,095 of the row's largest. All else is float32, but for the bias of attention with 8 bits, which is half floats.
 
 The arithmetic is in `swin_integer.c` and its headers, which are compiled on first use (`salm.compiled`).
 """

@@ -199,10 +199,14 @@ INLINE void linear_for(Purpose purpose, const Linear *layer, const Input *in, co
 
 static void linear(Purpose purpose, const Linear *layer, const Input *in, const float *in_scale, float *out,
                    int64_t out_step, int64_t rows) {
-    if (purpose == STORE) linear_for(STORE, layer, in, in_scale, out, out_step, rows);
-    else if (purpose == WEIGH) linear_for(WEIGH, layer, in, in_scale, out, out_step, rows);
-    else if (purpose == ADD) linear_for(ADD, layer, in, in_scale, out, out_step, rows);
-    else linear_for(GELU, layer, in, in_scale, out, out_step, rows);
+    if (purpose == STORE)
+        linear_for(STORE, layer, in, in_scale, out, out_step, rows);
+    else if (purpose == WEIGH)
+        linear_for(WEIGH, layer, in, in_scale, out, out_step, rows);
+    else if (purpose == ADD)
+        linear_for(ADD, layer, in, in_scale, out, out_step, rows);
+    else
+        linear_for(GELU, layer, in, in_scale, out, out_step, rows);
 }
 
 /* The layer that gives `count` of a layer's outputs, from the `first` on. */

@@ -21,8 +21,8 @@ PrecisionName = Precision | Literal["auto"]
 def find_precision(name: str, device: torch.device) -> Precision:
     """The named precision; "auto" is the fastest that can be had here.
 
-    On CPUs: bfloat16 where there is AMX, else int8, else bfloat16 where there are units for it, else int16, else
-    float32. On GPUs: bfloat16 where there are units for it, else float32.
+    On CPUs: bfloat16 where there is AMX, else int8, else bfloat16 where there are units for it, else float32. On GPUs:
+    bfloat16 where there are units for it, else float32.
 
     Raises:
         ConfigError: unknown name.
@@ -35,11 +35,9 @@ def find_precision(name: str, device: torch.device) -> Precision:
         return "float32"
     if has_amx():
         return "bfloat16"
-    integers: tuple[Precision, ...] = ("int8",) if has_bf16_units() else ("int8", "int16")
-    for precision in integers:
-        with suppress(DependencyError):
-            integer_library(INTEGER_BITS[precision])
-            return precision
+    with suppress(DependencyError):
+        integer_library(INTEGER_BITS["int8"])
+        return "int8"
     return "bfloat16" if has_bf16_units() else "float32"
 
 

@@ -1,14 +1,15 @@
 /* Patches, blocks and patch merging of a Swin transformer with matrix products of integers, for x86-64.
  *
- * Compiled with -DBITS=16 for processors with AVX2 and FMA, with -DBITS=8 for those with AVX-512 VNNI as well.
+ * Compiled for processors with AVX2, FMA and F16C, with -DBITS=16 or -DBITS=8, the latter also for AVX-512 VNNI.
  * `salm.models.integer` compiles this file, lays the weights out as it expects them, and has the structures below once
  * more. One window after the other goes through a whole block, so that it stays in its core's cache.
  *
  * A linear layer's inputs are scaled row by row, to 8 bits or to 13, its weights output by output such that no sum can
  * leave 32 bits (see `salm.models.integer`). VPDPBUSD sums four products of which one factor has no sign: 128 is added
- * to each input, and taken off again where the sums start. VPMADDWD sums two products of 16-bit numbers, twice as many
- * per cycle as FMA has. Attention is two such layers, whose weights are the keys and the values. All else is float32:
- * patches, norms, softmax, GELU and residual sums; with 8 bits the bias of attention is half floats.
+ * to each input, and taken off again where the sums start. So it is for VPMADDUBSW, which sums two of them in 16 bits.
+ * VPMADDWD sums two products of 16-bit numbers. Attention is two such layers, whose weights are the keys and the values.
+ * All else is float32: patches, norms, softmax, GELU and residual sums; with 8 bits the bias of attention is half
+ * floats.
  *
  * Counts: `in`, `out`, `head_width` and `tokens` are multiples of 8, 16, 8 and 16.
  */

@@ -10,7 +10,7 @@ from salm.compiled import torch_threads
 from salm.errors import ConfigError, DependencyError
 from salm.models.htsat import HTSAT, PatchEmbed, SwinStage, merging_order
 from salm.models.integer import CompiledPatchEmbed, IntegerStage, integer_library
-from salm.models.integer_weights import INTEGERS, LARGEST_SUM, integer_weights
+from salm.models.integer_weights import INTEGERS, LARGEST_SUM, WITHOUT_VNNI, integer_weights, sums_of_four
 from salm.models.precision import find_precision
 from salm.models.tuned import tuned_branch
 from tests.models.test_tuned import randomise
@@ -88,14 +88,13 @@ def test_silent_tokens_stay_finite(bits):
     tokens = torch.zeros(1, 64, 16)
     with torch.inference_mode():
         torch.testing.assert_close(
-            IntegerStage(stage, bits)(tokens), stage(tokens), atol={8: 2e-2, 16: 1e-3}[bits], rtol=0
+            IntegerStage(stage, bits)(tokens), stage(tokens), atol={8: 5e-2, 16: 1e-3}[bits], rtol=0
         )
 
 
-@pytest.mark.parametrize("inputs", [4, 96, 3072])
-@pytest.mark.parametrize("bits_alone", [8, 16])
-def test_no_sum_of_integer_products_leaves_32_bits(inputs, bits_alone):
-    integers = INTEGERS[bits_alone]
+@pytest.mark.parametrize("inputs", [8, 96, 3072])
+@pytest.mark.parametrize("integers", [INTEGERS[8], WITHOUT_VNNI, INTEGERS[16]], ids=["8", "8 without VNNI", "16"])
+def test_no_sum_of_integer_products_leaves_its_bits(inputs, integers):
     weight = torch.randn(5, inputs, generator=GENERATOR) * torch.tensor([1.0, 1e-6, 1e4, 0.0, 1.0])[:, None]
     weight[4] = 1.0  # all equal: the most that a row can add up to
     whole, worth = integer_weights(weight, integers)
@@ -105,7 +104,10 @@ def test_no_sum_of_integer_products_leaves_32_bits(inputs, bits_alone):
     assert not whole[3].any()
     error = (whole * worth[:, None] - weight).abs().amax(dim=1)
     assert torch.all(error <= 0.501 * worth) and torch.isfinite(worth).all()
-    if bits_alone == 16:
+    if integers.largest_four is not None:
+        fours = sums_of_four(whole.long())
+        assert fours[[0, 1, 2, 4]].amax(dim=1).min() >= 124 and fours.max() * largest_input <= 2**15 - 1
+    if integers.dtype == torch.int16:
         typical = weight.abs().mean(dim=1)[[0, 1, 2]]
         # Finer than bfloat16's 1/256 of a weight, plus or minus a half.
         assert torch.all(worth[[0, 1, 2]] < typical / 80)
@@ -134,19 +136,17 @@ def test_sizes_that_do_not_fit_are_refused(bits):
 @pytest.mark.parametrize(
     ("processor", "expected"),
     [
-        ({"amx", "vnni", "bf16_units", "avx2"}, "bfloat16"),
-        ({"vnni", "bf16_units", "avx2"}, "int8"),
-        ({"vnni", "avx2"}, "int8"),
+        ({"amx", "bf16_units", "avx2"}, "bfloat16"),
+        ({"bf16_units", "avx2"}, "int8"),
         ({"bf16_units"}, "bfloat16"),
-        ({"avx2"}, "int16"),
+        ({"avx2"}, "int8"),
         (set(), "float32"),
     ],
 )
 def test_auto_takes_what_suits_the_processor(processor, expected, monkeypatch):
     for name in ("amx", "bf16_units"):
         monkeypatch.setattr(f"salm.models.precision.has_{name}", lambda name=name: name in processor)
-    for name in ("vnni", "avx2"):
-        monkeypatch.setattr(f"salm.models.integer.has_{name}", lambda name=name: name in processor)
+    monkeypatch.setattr("salm.models.integer.has_avx2", lambda: "avx2" in processor)
     never_called = SimpleNamespace(**{f"salm_{name}": SimpleNamespace() for name in ("patches", "stage")})
     monkeypatch.setattr("salm.models.integer.compiled_library", lambda *_: never_called)
     assert find_precision("auto", torch.device("cpu")) == expected
@@ -155,7 +155,12 @@ def test_auto_takes_what_suits_the_processor(processor, expected, monkeypatch):
 
 def test_other_processors_are_refused(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    with pytest.raises(DependencyError, match=r"AVX-512 VNNI, .* \(aarch64\) is none; use 'float32', 'int16' or"):
-        integer_library(8)
-    with pytest.raises(DependencyError, match=r"'int16' needs .* AVX2, .* \(aarch64\) is none; use 'float32' or"):
-        integer_library(16)
+    for bits in (8, 16):
+        with pytest.raises(DependencyError, match=rf"'int{bits}' needs .* AVX2, .* \(aarch64\) is none; use 'float32'"):
+            integer_library(bits)
+
+
+def test_order_of_the_weights_that_meet_in_16_bits():
+    # VPMADDUBSW sums neighbours; the sums of two groups of four, place by place, are then added.
+    weight = torch.tensor([[1, 10, 100, 1000, 2, 20, 200, -2000]])
+    assert sums_of_four(weight).tolist() == [[33, 1300, 0, 2000]]

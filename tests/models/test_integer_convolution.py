@@ -16,7 +16,7 @@ from salm.models.integer_convolution import (
     pack_convolution,
     round_maps,
 )
-from salm.models.integer_weights import INTEGERS, sum_keeping_integers
+from salm.models.integer_weights import INTEGERS, WITHOUT_VNNI, integers_here, sum_keeping_integers, sums_of_four
 from salm.models.timbre import TimbrePooling
 from salm.models.tuned import tuned_encoder
 from tests.models.test_timbre import SIZES
@@ -51,14 +51,18 @@ def whole_numbers(most: int, *shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("taps", [1, 9])
-def test_sums_of_weights_are_kept(taps):
+@pytest.mark.parametrize("integers", [INTEGERS[8], WITHOUT_VNNI], ids=["VNNI", "AVX2"])
+def test_sums_of_weights_are_kept(taps, integers):
     weight = (
         torch.randn(5, taps, 24, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 5)[:, None, None]
     )
     weight[3] = 0.0
-    whole, worth = sum_keeping_integers(weight, INTEGERS[8])
+    whole, worth = sum_keeping_integers(weight, integers)
     error = weight - whole * worth[:, None, None]
     assert whole.abs().max() <= 127 and not whole[3].any()
+    if integers.largest_four is not None:
+        assert sums_of_four(whole.flatten(1).int())[[0, 1, 2, 4]].amax(dim=1).min() >= 112
+        assert sums_of_four(whole.flatten(1).int()).max() <= 128
     assert torch.all(error.abs().amax(dim=(1, 2)) <= 1.51 * worth)
     assert torch.all(error.sum(dim=(1, 2)).abs() <= 0.51 * worth)
     nearest = weight - (weight / worth[:, None, None]).round() * worth[:, None, None]
@@ -70,7 +74,10 @@ def test_sums_of_weights_are_kept(taps):
 @pytest.mark.parametrize(("width", "out", "columns"), [(8, 8, 5), (24, 24, 16), (16, 40, 9), (8, 64, 8), (8, 80, 17)])
 def test_sums_are_exact(kernel, width, out, columns):
     layer = nn.Conv2d(width, out, kernel, padding=kernel // 2)
-    layer.weight.data, layer.bias.data = whole_numbers(126, *layer.weight.shape), whole_numbers(1000, out, 1)[:, 0]
+    largest_four = integers_here(8).largest_four
+    layer.weight.data = whole_numbers(126 if largest_four is None else largest_four // 4 - 2, *layer.weight.shape)
+    layer.weight.data[:, [0, 1, 4, 5], 0, 0] = layer.weight.max()  # without VNNI they are rounded together
+    layer.bias.data = whole_numbers(1000, out, 1)[:, 0]
     maps = whole_numbers(255, 1, 6, columns, width)[0].abs()
     packed, rounded = pack_convolution(layer), round_maps(maps)
     assert rounded.worth == 1.0
