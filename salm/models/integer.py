@@ -64,8 +64,10 @@ def integer_library(bits: int) -> ctypes.CDLL:
     check_processor(bits)
     library = compiled_library(SOURCE, integer_flags(bits), f"precision 'int{bits}'")
     clips_and_threads = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int)
-    library.salm_patches.argtypes = [ctypes.POINTER(_Patches), *2 * (ctypes.c_void_p,), *clips_and_threads]
-    library.salm_stage.argtypes = [ctypes.POINTER(_Stage), *3 * (ctypes.c_void_p,), *clips_and_threads]
+    pointer, maps = ctypes.c_void_p, ctypes.c_int64
+    library.salm_patches.argtypes = [ctypes.POINTER(_Patches), pointer, maps, pointer, *clips_and_threads]
+    library.salm_stage.argtypes = [ctypes.POINTER(_Stage), *3 * (pointer,), *clips_and_threads]
+    library.salm_tower.argtypes = [pointer, pointer, maps, *2 * (pointer,), *clips_and_threads]
     return library
 
 
@@ -89,14 +91,14 @@ class CompiledPatchEmbed(nn.Module):
     def __init__(self, embed: PatchEmbed, bits: int) -> None:
         super().__init__()
         self._library = integer_library(bits)
-        self._patches = _packed_patches(embed, bits)
+        self.patches = _packed_patches(embed, bits)
 
     def forward(self, image: Float[Tensor, "batch maps 256 256"]) -> Float[Tensor, "batch tokens width"]:
         image = image.contiguous()
-        tokens = image.new_empty(len(image), (IMAGE_SIZE // PATCH) ** 2, self._patches.width)
-        images = _pointer(image), _pointer(tokens)
+        tokens = image.new_empty(len(image), (IMAGE_SIZE // PATCH) ** 2, self.patches.width)
+        images = _pointer(image), image.shape[1], _pointer(tokens)
         self._library.salm_patches(
-            ctypes.byref(self._patches), *images, len(image), torch_threads(), torch.get_num_threads()
+            ctypes.byref(self.patches), *images, len(image), torch_threads(), torch.get_num_threads()
         )
         return tokens
 
@@ -119,7 +121,7 @@ class IntegerStage(nn.Module):
         blocks = [_packed_block(block, bits) for block in stage.blocks]  # type: ignore[arg-type]
         self._merge = None if stage.downsample is None else _packed_merge(stage.downsample, bits)
         self._kept = blocks, (_Block * len(blocks))(*blocks)
-        self._stage = _Stage(
+        self.stage = _Stage(
             blocks=ctypes.addressof(self._kept[1]),
             count=len(blocks),
             merge=None if self._merge is None else ctypes.addressof(self._merge),
@@ -133,7 +135,7 @@ class IntegerStage(nn.Module):
             merged = tokens.new_empty(clips, merge.out_tokens, 2 * merge.width)
         images = _pointer(tokens), _pointer(out), _pointer(merged)
         threads = torch_threads(), torch.get_num_threads()
-        if not self._library.salm_stage(ctypes.byref(self._stage), *images, clips, *threads):
+        if not self._library.salm_stage(ctypes.byref(self.stage), *images, clips, *threads):
             raise MemoryError("not enough memory for a block of the audio tower")
         return merged
 
@@ -149,14 +151,21 @@ class _Linear(Structure):
     )
 
 
-class _Norm(Structure):
+class Norm(Structure):
+    """A layer norm as the source reads it."""
+
     _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float))
+
+    @classmethod
+    def of(cls, norm: nn.LayerNorm) -> "Norm":
+        """With copies of its weights."""
+        return cls(weight=norm.weight.detach().clone(), bias=norm.bias.detach().clone(), eps=norm.eps)
 
 
 class _Patches(Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "bias")),
-        ("norm", _Norm),
+        ("norm", Norm),
         *((name, ctypes.c_int64) for name in ("maps", "width", "side")),
     )
 
@@ -192,9 +201,7 @@ def _packed_patches(embed: PatchEmbed, bits: int) -> _Patches:
     return _Patches(
         weight=embed.proj.weight.detach().permute(1, 2, 3, 0).contiguous(),
         bias=embed.proj.bias.detach().clone(),  # type: ignore[union-attr]
-        norm=_Norm(
-            weight=embed.norm.weight.detach().clone(), bias=embed.norm.bias.detach().clone(), eps=embed.norm.eps
-        ),
+        norm=Norm.of(embed.norm),
         maps=maps,
         width=width,
         side=IMAGE_SIZE,

@@ -16,10 +16,8 @@ step from maps to image and the projections are compiled code as well (`salm.mod
 `compiled_projection`). The other convolutions are, with "int8", those of `salm.models.integer_convolution`.
 """
 
-from collections.abc import Callable
 from copy import copy, deepcopy
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -32,8 +30,8 @@ from salm.models.compiled_image import CompiledMapNorm
 from salm.models.compiled_projection import CompiledProjection
 from salm.models.convolution import fuse_batch_norms, lay_channels_last
 from salm.models.htsat import HTSAT, PatchEmbed, SwinBlock, SwinStage, merging_order, window_order
-from salm.models.integer import CompiledPatchEmbed, IntegerStage
 from salm.models.integer_convolution import IntegerTimbre
+from salm.models.integer_tower import IntegerBranch, IntegerTower
 from salm.models.precision import DTYPES, INTEGER_BITS, Precision, compiled_code_for, known_precision
 from salm.models.salm import SALM
 from salm.models.timbre import TimbrePooling
@@ -65,9 +63,15 @@ def tuned_model(model: SALM, precision: Precision = "float32") -> SALM:
 def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> AudioEncoder:
     """The audio tower alone, see `tuned_model`."""
     tuned = _shallow(encoder)
-    for name in ("semantic", "spatial"):
-        branch = getattr(encoder, name)
-        setattr(tuned, name, None if branch is None else tuned_branch(branch, precision))
+    _keep_freed_memory()
+    bits = INTEGER_BITS.get(known_precision(precision))
+    if bits is not None and encoder.semantic is not None and encoder.spatial is not None:
+        stitches: Any = encoder.stitches
+        tuned.image_tokens = IntegerTower([encoder.semantic, encoder.spatial], stitches, bits)  # type: ignore[assignment]
+    else:
+        for name in ("semantic", "spatial"):
+            branch = getattr(encoder, name)
+            setattr(tuned, name, None if branch is None else tuned_branch(branch, precision))
     if encoder.timbre is not None:
         tuned.timbre = _tuned_timbre(encoder.timbre, precision)  # type: ignore[assignment]
     tuned.map_norm = tuned_map_norm(encoder.map_norm, precision)  # type: ignore[assignment]
@@ -93,21 +97,17 @@ def tuned_projection(projection: nn.Sequential, precision: Precision = "float32"
     return CompiledProjection(projection, needed_for)
 
 
-def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT:
+def tuned_branch(branch: HTSAT, precision: Precision = "float32") -> HTSAT | IntegerBranch:
     """One branch, see `tuned_model`; its final tokens are float32 in any precision."""
     dtype = DTYPES[known_precision(precision)]
     bits = INTEGER_BITS.get(precision)
-    patch_embed: Callable[..., nn.Module]
-    stage: Callable[..., nn.Module]
-    if bits is None:
-        patch_embed, stage = partial(TunedPatchEmbed, dtype=dtype), partial(TunedStage, dtype=dtype)
-    else:
-        patch_embed, stage = partial(CompiledPatchEmbed, bits=bits), partial(IntegerStage, bits=bits)
     _keep_freed_memory()
+    if bits is not None:
+        return IntegerBranch(branch, bits).eval()
     with torch.no_grad():
         tuned = _shallow(branch)
-        tuned.patch_embed = patch_embed(branch.patch_embed)  # type: ignore[assignment]
-        tuned.layers = nn.ModuleList(map(stage, branch.layers))  # type: ignore[arg-type]
+        tuned.patch_embed = TunedPatchEmbed(branch.patch_embed, dtype)  # type: ignore[assignment]
+        tuned.layers = nn.ModuleList(TunedStage(stage, dtype) for stage in branch.layers)  # type: ignore[arg-type]
         tuned.norm = TunedNorm(branch.norm, dtype, out=torch.float32)  # type: ignore[assignment]
     return tuned.eval()
 

@@ -147,7 +147,7 @@ def test_auto_takes_what_suits_the_processor(processor, expected, monkeypatch):
     for name in ("amx", "bf16_units"):
         monkeypatch.setattr(f"salm.models.precision.has_{name}", lambda name=name: name in processor)
     monkeypatch.setattr("salm.models.integer.has_avx2", lambda: "avx2" in processor)
-    never_called = SimpleNamespace(**{f"salm_{name}": SimpleNamespace() for name in ("patches", "stage")})
+    never_called = SimpleNamespace(**{f"salm_{name}": SimpleNamespace() for name in ("patches", "stage", "tower")})
     monkeypatch.setattr("salm.models.integer.compiled_library", lambda *_: never_called)
     assert find_precision("auto", torch.device("cpu")) == expected
     assert find_precision("float32", torch.device("cpu")) == "float32"
