@@ -94,13 +94,22 @@ class CompiledPatchEmbed(nn.Module):
         self.patches = _packed_patches(embed, bits)
 
     def forward(self, image: Float[Tensor, "batch maps 256 256"]) -> Float[Tensor, "batch tokens width"]:
-        image = image.contiguous()
+        image = as_read(image, self.patches.maps)
         tokens = image.new_empty(len(image), (IMAGE_SIZE // PATCH) ** 2, self.patches.width)
         images = _pointer(image), image.shape[1], _pointer(tokens)
         self._library.salm_patches(
             ctypes.byref(self.patches), *images, len(image), torch_threads(), torch.get_num_threads()
         )
         return tokens
+
+
+def as_read(image: Tensor, maps: int) -> Float[Tensor, "batch maps 256 256"]:
+    """An image as the source reads it, or a `ConfigError` where it has too few maps or another size."""
+    if image.ndim != 4 or image.shape[1] < maps or image.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
+        raise ConfigError(
+            f"expected images of at least {maps} maps of {IMAGE_SIZE} x {IMAGE_SIZE}, got {tuple(image.shape)}"
+        )
+    return image.float().contiguous()
 
 
 class IntegerStage(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from salm.compiled import Structure, torch_threads
 from salm.models.audio_encoder import CrossStitch
 from salm.models.htsat import HTSAT, IMAGE_SIZE, PATCH
-from salm.models.integer import CompiledPatchEmbed, IntegerStage, Norm, integer_library
+from salm.models.integer import CompiledPatchEmbed, IntegerStage, Norm, as_read, integer_library
 
 
 class _Branch(Structure):
@@ -64,8 +64,12 @@ class IntegerTower:
         self._tokens, self._width = (IMAGE_SIZE // PATCH >> merges) ** 2, branches[0].out_width
 
     def __call__(self, image: Float[Tensor, "batch maps 256 256"]) -> tuple[Float[Tensor, "batch tokens width"], ...]:
-        """The final, normalised tokens of each branch."""
-        image = image.contiguous()
+        """The final, normalised tokens of each branch.
+
+        Raises:
+            ConfigError: fewer maps than a branch reads, or images of another size.
+        """
+        image = as_read(image, max(embed.patches.maps for embed in self._embeds))
         clips, maps = image.shape[:2]
         patches = self._embeds[0].patches
         of_first = clips * (patches.side // PATCH) ** 2 * patches.width

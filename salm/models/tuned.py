@@ -11,8 +11,8 @@ What differs from the training path of `salm.models.htsat`:
 - bf16 attention multiplies out scores and softmax: fused attention in torch takes twice as long on windows of 64.
 
 Only the transformer and the convolutions are bf16: decibels, batch norm, pooling and projections keep fp32. With
-"int8" and "int16" the transformer's stages are those of `salm.models.integer`; the networks of `ArrivalPooling`, the
-step from maps to image and the projections are compiled code as well (`salm.models.compiled_arrival`, `compiled_image`,
+"int8" and "int16" the branches are those of `salm.models.integer_tower`; the networks of `ArrivalPooling`, the step
+from maps to image and the projections are compiled code as well (`salm.models.compiled_arrival`, `compiled_image`,
 `compiled_projection`). The other convolutions are, with "int8", those of `salm.models.integer_convolution`.
 """
 

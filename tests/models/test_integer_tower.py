@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from salm.errors import DependencyError
+from salm.errors import ConfigError, DependencyError
 from salm.models.audio_encoder import AudioEncoder
 from salm.models.integer import integer_library
 from salm.models.tuned import tuned_encoder
@@ -66,6 +66,13 @@ def test_clips_do_not_depend_on_each_other_or_on_threads(encoder, image, bits):
         torch.set_num_threads(threads)
     for branch in (0, 1):
         assert torch.equal(torch.cat([tokens[branch] for tokens in alone]), expected[branch])
+
+
+def test_images_of_other_sizes_are_refused(encoder, image, bits):
+    tuned = tuned_encoder(encoder, f"int{bits}")
+    for wrong in (image[:, :2], image[..., :128], image[0]):
+        with pytest.raises(ConfigError, match=r"expected images of at least 3 maps of 256 x 256, got \(3, "):
+            tuned.image_tokens(wrong)
 
 
 def _alone(encoder: AudioEncoder, name: str) -> AudioEncoder:
