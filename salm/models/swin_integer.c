@@ -30,7 +30,7 @@ typedef struct {
 /* One branch, or two that are coupled before each stage. */
 typedef struct {
     const Branch *branches[2];    /* the second one NULL: none */
-    const float *const *stitches; /* of each stage: (4, width), see `stitch` */
+    const float *const *stitches; /* of each stage: (4, width), see `run_stitch` */
     int64_t stages;
 } Tower;
 

@@ -5,7 +5,7 @@ import torch
 
 from salm.errors import ConfigError, DependencyError
 from salm.models.audio_encoder import AudioEncoder
-from salm.models.integer import integer_library
+from salm.models.integer import as_read, integer_library
 from salm.models.tuned import tuned_encoder
 from tests.models.test_integer import lowest_cosine
 from tests.models.test_tuned import randomise
@@ -69,10 +69,11 @@ def test_clips_do_not_depend_on_each_other_or_on_threads(encoder, image, bits):
 
 
 def test_images_of_other_sizes_are_refused(encoder, image, bits):
-    tuned = tuned_encoder(encoder, f"int{bits}")
-    for wrong in (image[:, :2], image[..., :128], image[0]):
-        with pytest.raises(ConfigError, match=r"expected images of at least 3 maps of 256 x 256, got \(3, "):
-            tuned.image_tokens(wrong)
+    with pytest.raises(ConfigError, match=r"expected images of at least 3 maps of 256 x 256, got \(3, 2, 256, 256\)"):
+        tuned_encoder(encoder, f"int{bits}").image_tokens(image[:, :2])
+    for wrong in (image[..., :128], image[0]):  # which the annotations alone would refuse here
+        with pytest.raises(ConfigError, match=r"got \(3, "):
+            as_read(wrong, 3)
 
 
 def _alone(encoder: AudioEncoder, name: str) -> AudioEncoder:
