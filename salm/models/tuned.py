@@ -67,6 +67,7 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
     bits = INTEGER_BITS.get(known_precision(precision))
     if bits is not None and encoder.semantic is not None and encoder.spatial is not None:
         stitches: Any = encoder.stitches
+        tuned.semantic = tuned.spatial = None  # their float weights need not stay
         tuned.image_tokens = IntegerTower([encoder.semantic, encoder.spatial], stitches, bits)  # type: ignore[assignment]
     else:
         for name in ("semantic", "spatial"):
