@@ -18,15 +18,6 @@ from tests.models.test_tuned import randomise
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-@pytest.fixture(params=[8, 16])
-def bits(request):
-    try:
-        integer_library(request.param)
-    except DependencyError as error:
-        pytest.skip(str(error))
-    return request.param
-
-
 def lowest_cosine(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(cosine_similarity(first, second, dim=-1).min())
 

@@ -3,21 +3,12 @@
 import pytest
 import torch
 
-from salm.errors import ConfigError, DependencyError
+from salm.errors import ConfigError
 from salm.models.audio_encoder import AudioEncoder
-from salm.models.integer import as_read, integer_library
+from salm.models.integer import as_read
 from salm.models.tuned import tuned_encoder
 from tests.models.test_integer import lowest_cosine
 from tests.models.test_tuned import randomise
-
-
-@pytest.fixture(params=[8, 16])
-def bits(request):
-    try:
-        integer_library(request.param)
-    except DependencyError as error:
-        pytest.skip(str(error))
-    return request.param
 
 
 @pytest.fixture(scope="module")
