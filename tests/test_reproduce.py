@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -25,6 +24,7 @@ from salm.manifest import read_scenes
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.convert import clap_from_hf
 from tests.cli.test_convert_command import clap_folder, pseldnets, roberta_folder
+from tests.preloaded import Preloaded, clean_environment
 from tests.prepare.layouts import TauFolder, write_sound, write_table
 from tests.text.test_rewrite import save_language_model
 
@@ -45,68 +45,32 @@ SMALL = {
     ],
 }
 """Sizes that a stand-in needs, appended to README's own words."""
-ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "index"))),
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
-PRELOADED = """
-import gc, json, os, runpy, sys, traceback
-import salm.evaluate.suite, salm.prepare.tau_srir, salm.scenes.dataset_writer, salm.train.cli, salm.train.module
-import salm.data.datamodule, salm.weights.initialise, lightning.pytorch.cli, pyroomacoustics, h5py
-from transformers import AutoModelForCausalLM, AutoTokenizer, ClapModel, LlamaForCausalLM, RobertaModel
-
-gc.freeze()  # a child that looks through the libraries' objects would copy all their memory
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        with open("output.txt", "w") as output:
-            os.dup2(output.fileno(), 1), os.dup2(output.fileno(), 2)
-        sys.argv, code = ["salm", *json.loads(line)], 1
-        try:
-            runpy.run_module("salm", run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Runs `python -m salm` for each line of words, in a process of its own that need not load the libraries again."""
+LIBRARIES = (
+    *("salm.evaluate.suite", "salm.prepare.tau_srir", "salm.scenes.dataset_writer", "salm.train.cli"),
+    *("salm.train.module", "salm.data.datamodule", "salm.weights.initialise", "lightning.pytorch.cli"),
+    *("pyroomacoustics", "h5py", "transformers.models.clap.modeling_clap", "transformers.models.llama.modeling_llama"),
+    *("transformers.models.roberta.modeling_roberta", "transformers.models.auto.modeling_auto"),
+)
 
 
 class Workspace:
     """A folder with stand-ins under the names of README, and `salm` run in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("SALM_", "XDG_"))}
-        self.environment |= ENVIRONMENT | {"XDG_CACHE_HOME": str(folder / "cache")}
-        self._preloaded: subprocess.Popen[str] | None = None
+    def __init__(self, folder: Path, salm: Preloaded) -> None:
+        self.folder, self._salm = folder, salm
 
     def run(self, *words: str) -> str:
         """What `salm` with these words prints; it must succeed."""
-        if self._preloaded is None:
-            self._preloaded = subprocess.Popen(
-                [sys.executable, "-c", PRELOADED],
-                cwd=self.folder, env=self.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )  # fmt: skip
-        assert self._preloaded.stdin and self._preloaded.stdout
-        self._preloaded.stdin.write(json.dumps(words) + "\n")
-        self._preloaded.stdin.flush()
-        code = self._preloaded.stdout.readline()
-        output = (self.folder / "output.txt").read_text()
-        assert code == "0\n", (words, code, output)
-        return output
+        done = self._salm.run("salm", *words, cwd=self.folder)
+        assert done.code == 0, (words, done)
+        return done.stdout + done.stderr
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """The same as a fresh process that goes on by itself; what it prints is in output.txt."""
         with (self.folder / "output.txt").open("w") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "salm", *words],
-                cwd=self.folder, env=self.environment, text=True, stdout=output, stderr=output,
+                cwd=self.folder, env=self._salm.environment, text=True, stdout=output, stderr=output,
             )  # fmt: skip
 
     def expand(self, block: str) -> list[list[str]]:
@@ -114,11 +78,6 @@ class Workspace:
         shell = 'salm() { printf "%s\\t" "$@"; echo; }\n' + block
         done = subprocess.run(["bash", "-euc", shell], cwd=self.folder, check=True, capture_output=True, text=True)
         return [line.rstrip("\t").split("\t") for line in done.stdout.splitlines()]
-
-    def close(self) -> None:
-        if self._preloaded is not None:
-            self._preloaded.kill()
-            self._preloaded.communicate()
 
 
 def write_audiocaps(folder: Path, split: str) -> None:
@@ -175,9 +134,8 @@ def workspace(tmp_path_factory, clap_folder, roberta_folder, pseldnets):
     shutil.copytree(roberta_folder, folder / "roberta-base")
     (folder / "meta-llama" / "Llama-3.2-3B-Instruct").mkdir(parents=True)
     save_language_model(folder / "meta-llama" / "Llama-3.2-3B-Instruct", context=1024)
-    workspace = Workspace(folder)
-    yield workspace
-    workspace.close()
+    with Preloaded(LIBRARIES, clean_environment(XDG_CACHE_HOME=str(folder / "cache"))) as salm:
+        yield Workspace(folder, salm)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #define PATCH 4
+#define PART_ROWS 8 /* of a part of a window, or a multiple: whole tiles */
 
 typedef struct {
     const float *weight, *bias;
@@ -153,12 +154,13 @@ static int64_t heads_together(const Block *block) {
     return count;
 }
 
-static void mix_tokens(const Block *block, const Scratch *scratch, const Bias *bias) {
+/* Norm and attention of the heads from `first` up to `end`, which start and end where `heads_together` has them. */
+static void mix_tokens(const Block *block, const Scratch *scratch, const Bias *bias, int64_t first, int64_t end) {
     const int64_t each = 3 * block->head_width, together = heads_together(block);
     norm_rows(block->eps1, scratch->tokens, block->fc2.out, scratch->whole, scratch->scale, block->tokens,
               block->width);
-    for (int64_t first = 0; first < block->heads; first += together) {
-        const int64_t count = smaller(together, block->heads - first);
+    for (int64_t count; first < end; first += count) {
+        count = smaller(together, end - first);
         const int64_t columns = first + count < block->heads ? count * each : block->qkv.out - first * each;
         const Linear qkv = columns_of(&block->qkv, first * each, columns);
         linear(STORE, &qkv, scratch->whole, scratch->scale, scratch->wide, columns, block->tokens);
@@ -167,46 +169,130 @@ static void mix_tokens(const Block *block, const Scratch *scratch, const Bias *b
                    bias + head * block->tokens * block->tokens, scratch->mixed + head * block->head_width,
                    block->proj.in + PANEL);
     }
-    quantise_rows(scratch->mixed, block->proj.in + PANEL, scratch->whole, scratch->scale, block->tokens,
-                  block->proj.in);
-    linear(ADD, &block->proj, scratch->whole, scratch->scale, scratch->tokens, block->proj.out, block->tokens);
 }
 
-static void transform_tokens(const Block *block, const Scratch *scratch) {
-    norm_rows(block->eps2, scratch->tokens, block->fc2.out, scratch->whole, scratch->scale, block->tokens,
-              block->width);
-    linear(GELU, &block->fc1, scratch->whole, scratch->scale, scratch->wide, block->fc1.out, block->tokens);
-    quantise_rows(scratch->wide, block->fc1.out, scratch->whole, scratch->scale, block->tokens, block->fc1.out);
-    linear(ADD, &block->fc2, scratch->whole, scratch->scale, scratch->tokens, block->fc2.out, block->tokens);
+/* What comes after attention: its projection and the MLP, of the first `rows` tokens. */
+static void transform_tokens(const Block *block, const Scratch *scratch, int64_t rows) {
+    const int64_t step = block->fc2.out;
+    quantise_rows(scratch->mixed, block->proj.in + PANEL, scratch->whole, scratch->scale, rows, block->proj.in);
+    linear(ADD, &block->proj, scratch->whole, scratch->scale, scratch->tokens, step, rows);
+    norm_rows(block->eps2, scratch->tokens, step, scratch->whole, scratch->scale, rows, block->width);
+    linear(GELU, &block->fc1, scratch->whole, scratch->scale, scratch->wide, block->fc1.out, rows);
+    quantise_rows(scratch->wide, block->fc1.out, scratch->whole, scratch->scale, rows, block->fc1.out);
+    linear(ADD, &block->fc2, scratch->whole, scratch->scale, scratch->tokens, step, rows);
 }
 
+/* Where the window is of which an item is a part. */
 typedef struct {
+    const int64_t *order; /* of its tokens, in the clip */
+    const Bias *bias;
+    const float *image;
+    float *out, *mixed;
+    int64_t part;
+} Place;
+
+typedef struct Work {
     Items items;
     const void *layer; /* Patches, a Block or a Merge */
     const float *image;
     float *out;
     int64_t maps; /* of an image, for patches: they are of the first ones */
+    int64_t rows; /* of an item, for a Merge */
+    /* For a Block: each window is `parts` items, and what is done with them. Between steps: (windows, tokens, proj.in). */
+    int64_t parts;
+    void (*step)(const struct Work *work, const Place *place, const Scratch *scratch);
+    float *mixed;
 } Work;
+
+static Place place_of(const Work *work, int64_t item) {
+    const Block *block = work->layer;
+    const int64_t count = block->tokens, window = item / work->parts, of_clip = window % block->windows;
+    const int64_t clip = (window - of_clip) * count * block->width;
+    return (Place){.order = block->order + of_clip * count,
+                   .bias = block->bias + block->kind[of_clip] * block->heads * count * count,
+                   .image = work->image + clip,
+                   .out = work->out + clip,
+                   .mixed = work->mixed + window * count * block->proj.in,
+                   .part = item % work->parts};
+}
+
+/* The window's tokens from `first` up to `end`, to be the first of `scratch`. */
+static void take_tokens(const Block *block, const Place *place, const Scratch *scratch, int64_t first, int64_t end) {
+    const int64_t width = block->width;
+    for (float *to = scratch->tokens; first < end; first++, to += block->fc2.out)
+        memcpy(to, place->image + place->order[first] * width, width * sizeof(float));
+}
+
+/* The reverse. */
+static void give_tokens(const Block *block, const Place *place, const Scratch *scratch, int64_t first, int64_t end) {
+    const int64_t width = block->width;
+    for (const float *from = scratch->tokens; first < end; first++, from += block->fc2.out)
+        memcpy(place->out + place->order[first] * width, from, width * sizeof(float));
+}
+
+static void whole_window(const Work *work, const Place *place, const Scratch *scratch) {
+    const Block *block = work->layer;
+    take_tokens(block, place, scratch, 0, block->tokens);
+    mix_tokens(block, scratch, place->bias, 0, block->heads);
+    transform_tokens(block, scratch, block->tokens);
+    give_tokens(block, place, scratch, 0, block->tokens);
+}
+
+static void some_heads(const Work *work, const Place *place, const Scratch *scratch) {
+    const Block *block = work->layer;
+    const int64_t together = heads_together(block), groups = (block->heads + together - 1) / together;
+    const int64_t first = groups * place->part / work->parts * together;
+    const int64_t end = smaller(groups * (place->part + 1) / work->parts * together, block->heads);
+    take_tokens(block, place, scratch, 0, block->tokens);
+    mix_tokens(block, scratch, place->bias, first, end);
+    const int64_t column = first * block->head_width, size = (end - first) * block->head_width * sizeof(float);
+    for (int64_t token = 0; token < block->tokens; token++)
+        memcpy(place->mixed + token * block->proj.in + column,
+               scratch->mixed + token * (block->proj.in + PANEL) + column, size);
+}
+
+static void some_tokens(const Work *work, const Place *place, const Scratch *scratch) {
+    const Block *block = work->layer;
+    const int64_t groups = block->tokens / PART_ROWS;
+    const int64_t first = groups * place->part / work->parts * PART_ROWS;
+    const int64_t end = groups * (place->part + 1) / work->parts * PART_ROWS;
+    take_tokens(block, place, scratch, first, end);
+    for (int64_t token = first; token < end; token++)
+        memcpy(scratch->mixed + (token - first) * (block->proj.in + PANEL), place->mixed + token * block->proj.in,
+               block->proj.in * sizeof(float));
+    transform_tokens(block, scratch, end - first);
+    give_tokens(block, place, scratch, first, end);
+}
 
 static void run_block(void *data) {
     Work *work = data;
-    const Block *block = work->layer;
-    const int64_t count = block->tokens, width = block->width, step = block->fc2.out;
     Scratch scratch;
-    void *memory = take_memory(block, &scratch);
-    for (int64_t window; memory != NULL && (window = work->items.next++) < work->items.count;) {
-        const int64_t place = window % block->windows;
-        const int64_t *order = block->order + place * count;
-        const int64_t clip = (window - place) * count * width;
-        for (int64_t token = 0; token < count; token++)
-            memcpy(scratch.tokens + token * step, work->image + clip + order[token] * width, width * sizeof(float));
-        mix_tokens(block, &scratch, block->bias + block->kind[place] * block->heads * count * count);
-        transform_tokens(block, &scratch);
-        for (int64_t token = 0; token < count; token++)
-            memcpy(work->out + clip + order[token] * width, scratch.tokens + token * step, width * sizeof(float));
+    void *memory = take_memory(work->layer, &scratch);
+    for (int64_t item; memory != NULL && (item = work->items.next++) < work->items.count;) {
+        const Place place = place_of(work, item);
+        work->step(work, &place, &scratch);
     }
     if (memory == NULL) work->items.failed = 1;
     free(memory);
+}
+
+/* A block of all clips: window after window, or, where there are fewer windows than threads, part after part of them.
+ * Gives whether there was memory enough. */
+static int share_out_block(Work *work, int64_t clips, Parallel parallel, int threads) {
+    const Block *block = work->layer;
+    const int64_t windows = clips * block->windows;
+    work->parts = smaller((threads + windows - 1) / windows, block->tokens / PART_ROWS);
+    work->items.count = windows * work->parts;
+    work->step = work->parts == 1 ? whole_window : some_heads;
+    if (work->parts == 1) return share_out(run_block, work, &work->items, parallel, threads);
+    work->mixed = malloc(windows * block->tokens * block->proj.in * sizeof(float));
+    if (work->mixed == NULL) return 0;
+    int done = share_out(run_block, work, &work->items, parallel, threads);
+    work->items.next = 0;
+    work->step = some_tokens;
+    done = done && share_out(run_block, work, &work->items, parallel, threads);
+    free(work->mixed);
+    return done;
 }
 
 /* ROWS neighbouring patches, the first at `image`, to `vectors` vectors (a constant) of their tokens. */
@@ -254,31 +340,38 @@ static void run_patches(void *data) {
     }
 }
 
-#define MERGED_ROWS 64 /* at a time */
+#define MERGED_ROWS 64 /* at a time, at most */
 
 static void run_merge(void *data) {
     Work *work = data;
     const Merge *merge = work->layer;
-    const int64_t width = merge->width, wide = 4 * width;
-    const int64_t floats = MERGED_ROWS * wide + MERGED_ROWS;
-    float *memory = malloc(floats * sizeof(float) + MERGED_ROWS * wide * sizeof(Input));
+    const int64_t width = merge->width, wide = 4 * width, rows = work->rows;
+    float *memory = malloc(rows * (wide + 1) * sizeof(float) + rows * wide * sizeof(Input));
     if (memory == NULL) {
         work->items.failed = 1;
         return;
     }
-    float *joined = memory, *scale = joined + MERGED_ROWS * wide;
-    Input *whole = (Input *)(scale + MERGED_ROWS);
-    for (int64_t start; (start = MERGED_ROWS * work->items.next++) < work->items.count;) {
-        const int64_t rows = smaller(work->items.count - start, MERGED_ROWS);
+    float *joined = memory, *scale = joined + rows * wide;
+    Input *whole = (Input *)(scale + rows);
+    for (int64_t item; (item = work->items.next++) < work->items.count;) {
         for (int64_t row = 0; row < rows; row++) {
-            const int64_t place = (start + row) % merge->out_tokens;
-            const float *clip = work->image + (start + row - place) * wide;
+            const int64_t token = item * rows + row, place = token % merge->out_tokens;
+            const float *clip = work->image + (token - place) * wide;
             for (int64_t part = 0; part < 4; part++)
                 memcpy(joined + row * wide + part * width, clip + merge->order[4 * place + part] * width,
                        width * sizeof(float));
         }
         norm_rows(merge->eps, joined, wide, whole, scale, rows, wide);
-        linear(STORE, &merge->reduction, whole, scale, work->out + start * 2 * width, 2 * width, rows);
+        linear(STORE, &merge->reduction, whole, scale, work->out + item * rows * 2 * width, 2 * width, rows);
     }
     free(memory);
+}
+
+static int share_out_merge(Work *work, int64_t clips, Parallel parallel, int threads) {
+    const Merge *merge = work->layer;
+    const int64_t tokens = clips * merge->out_tokens;
+    for (work->rows = MERGED_ROWS; work->rows > ROWS && (tokens % work->rows || tokens < threads * work->rows);)
+        work->rows /= 2;
+    work->items.count = tokens / work->rows;
+    return share_out(run_merge, work, &work->items, parallel, threads);
 }

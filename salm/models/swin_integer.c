@@ -47,14 +47,12 @@ int salm_patches(const Patches *patches, const float *images, int64_t maps, floa
 int salm_stage(const Stage *stage, const float *images, float *out, float *merged, int64_t clips, Parallel parallel,
                int threads) {
     for (int64_t i = 0; i < stage->count; i++) {
-        const Block *block = stage->blocks + i;
-        Work work = {.layer = block, .image = i == 0 ? images : out, .out = out};
-        work.items.count = clips * block->windows;
-        if (!share_out(run_block, &work, &work.items, parallel, threads)) return 0;
+        Work work = {.layer = stage->blocks + i, .image = i == 0 ? images : out, .out = out};
+        if (!share_out_block(&work, clips, parallel, threads)) return 0;
     }
     if (stage->merge == NULL) return 1;
-    Work work = {.layer = stage->merge, .image = out, .out = merged, .items.count = clips * stage->merge->out_tokens};
-    return share_out(run_merge, &work, &work.items, parallel, threads);
+    Work work = {.layer = stage->merge, .image = out, .out = merged};
+    return share_out_merge(&work, clips, parallel, threads);
 }
 
 typedef struct {

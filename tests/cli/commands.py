@@ -1,9 +1,7 @@
-"""What the tests of the command line share: a process's result, a random model, a recording."""
+"""What the tests of the command line share: mistakes, a random model, a recording."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -13,21 +11,10 @@ from salm.geometry import encode_plane_wave
 from salm.models.builders import build_model, salm_tiny
 from salm.text.tokenizer import Tokenizer
 from salm.weights.checkpoint import save_checkpoint
+from tests.preloaded import Result
 
 ROOT = Path(__file__).parents[2]
 RATE = 24_000
-
-
-class Result(NamedTuple):
-    """What a process left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
 
 
 Run = Callable[..., Result]

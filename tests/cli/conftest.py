@@ -1,44 +1,34 @@
 """Commands as real processes, a random model, good and bad recordings."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.cli.commands import RATE, ROOT, Result, Run, save_tiny_model, write_recording
+from tests.cli.commands import RATE, Run, save_tiny_model, write_recording
+from tests.preloaded import Preloaded, Result, clean_environment
+
+LIBRARIES = ("salm.embedder", "salm.cli.indexing", "salm.cli.search", "salm.scenes.dataset_writer", "faiss", "pydantic")
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of every command: this source tree, an empty cache folder, no settings of the developer."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SALM_", "XDG_", "PYTEST_"))}
-    return kept | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "index")]),
-        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
+    return clean_environment(XDG_CACHE_HOME=str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="session")
-def run(environment: dict[str, str]) -> Run:
+def run(environment: dict[str, str]) -> Iterator[Run]:
     """`run("index", ...)` is `salm index ...`; `run("salm-retrieve", ...)` is that console script."""
+    with Preloaded(LIBRARIES, environment) as salm:
 
-    def run(*arguments: str | Path, cwd: Path | None = None, **variables: str) -> Result:
-        words = [str(argument) for argument in arguments]
-        command = [sys.executable, "-m", "salm", *words]
-        if words[0] == "salm-retrieve":
-            command = [sys.executable, "-c", "from salm.cli.retrieve import main; main()", *words[1:]]
-        done = subprocess.run(
-            command, cwd=cwd, env=environment | variables, capture_output=True, text=True, timeout=300, check=False
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+        def run(*words: str | Path, cwd: Path | None = None, **variables: str) -> Result:
+            script = () if words[0] == "salm-retrieve" else ("salm",)
+            return salm.run(*script, *words, cwd=cwd, **variables)
 
-    return run
+        yield run
 
 
 @pytest.fixture(scope="session")

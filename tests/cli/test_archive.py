@@ -10,7 +10,8 @@ from salm_index import Index, compaction
 
 from salm.cli import indexing
 from salm.cli.app import main
-from tests.cli.commands import Result, Run, assert_mistake, write_recording
+from tests.cli.commands import Run, assert_mistake, write_recording
+from tests.preloaded import Result
 
 COMMANDS = ("stats", "verify", "compact", "merge", "export")
 Salm = Callable[..., Result]

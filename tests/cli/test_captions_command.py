@@ -12,7 +12,8 @@ from salm.cli.captions import captions
 from salm.geometry import find_sector, sector_of
 from salm.manifest import Scene, SceneSource, read_scenes, write_scenes
 from salm.text import language_model
-from tests.cli.commands import Result, Run, assert_mistake
+from tests.cli.commands import Run, assert_mistake
+from tests.preloaded import Result
 from tests.text.test_rewrite import save_language_model
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from salm.cli.app import main
-from tests.cli.commands import Result, Run, assert_mistake
+from tests.cli.commands import Run, assert_mistake
+from tests.preloaded import Result
 
 BAD = {
     "empty.wav": "empty",

@@ -11,7 +11,8 @@ from salm.cli import app, retrieve
 from salm.cli.indexing import update_index
 from salm.cli.locate import Store, parse_store
 from salm.errors import ConfigError
-from tests.cli.commands import Result, assert_mistake, write_recording
+from tests.cli.commands import assert_mistake, write_recording
+from tests.preloaded import Result
 
 QUERY = "dog barking from the northwest"
 Command = Callable[..., Result]

@@ -1,9 +1,6 @@
 """`salm eval` with a real model in a process of its own: a random salm-tiny is at chance, twice the same."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +9,7 @@ from salm.models.builders import build_model, salm_tiny
 from salm.text.tokenizer import Tokenizer
 from salm.weights.checkpoint import save_checkpoint
 from tests.evaluate.conftest import LABELS
+from tests.preloaded import Preloaded, clean_environment
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +24,19 @@ def tiny(tmp_path_factory):
     return folder
 
 
-def salm_eval(*arguments):
-    command = [sys.executable, "-m", "salm", "eval", *map(str, arguments), "-q"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+@pytest.fixture(scope="module")
+def salm_eval():
+    with Preloaded(["salm.embedder", "salm.evaluate.suite"], clean_environment()) as salm:
+        yield lambda *words: salm.run("salm", "eval", *words, "-q")
 
 
 @pytest.mark.slow
-def test_a_random_model_is_at_chance_and_repeats_itself(tiny, scenes, copied, tmp_path):
+def test_a_random_model_is_at_chance_and_repeats_itself(salm_eval, tiny, scenes, copied, tmp_path):
     manifest = copied(scenes[::5])
     first = salm_eval("all", manifest, "--model", tiny, "--min-scenes", 1, "--json", tmp_path / "a.json")
-    assert (first.returncode, first.stderr) == (0, "")
+    assert (first.code, first.stderr) == (0, "")
     second = salm_eval("all", manifest, "--model", tiny, "--min-scenes", 1, "--no-cache", "--json", tmp_path / "b.json")
-    assert (second.returncode, second.stdout) == (0, first.stdout)
+    assert (second.code, second.stdout) == (0, first.stdout)
     a, b = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert a["results"] == b["results"]
     assert a["model"].startswith("salm-tiny:")
@@ -47,12 +45,12 @@ def test_a_random_model_is_at_chance_and_repeats_itself(tiny, scenes, copied, tm
 
 
 @pytest.mark.slow
-def test_mistakes_end_with_code_2(tiny, tmp_path):
+def test_mistakes_end_with_code_2(salm_eval, tiny, tmp_path):
     for arguments, message in (
         (("direction", tmp_path / "none.jsonl", "--model", tiny), "none.jsonl: no such manifest"),
         (("direction", tmp_path, "--model", tmp_path / "nothing"), "nothing"),
     ):
         done = salm_eval(*arguments)
-        assert (done.returncode, done.stdout) == (2, "")
+        assert (done.code, done.stdout) == (2, "")
         assert message in done.stderr
         assert done.stderr.count("\n") == 1

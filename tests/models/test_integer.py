@@ -54,12 +54,13 @@ def test_patches_become_the_same_tokens(maps, width, bits):
 
 
 def test_one_clip_is_the_same_on_any_number_of_threads(bits, monkeypatch):
-    stage = randomise(SwinStage(width=16, depth=2, num_heads=2, side=16, window=8, merge=True))
-    tokens = torch.randn(1, 256, 16, generator=torch.Generator().manual_seed(1))
+    """More threads than its four windows share the heads, not all of them pairs, and then the tokens of each."""
+    stage = randomise(SwinStage(width=40, depth=2, num_heads=5, side=16, window=8, merge=True))
+    tokens = torch.randn(1, 256, 40, generator=torch.Generator().manual_seed(1))
     before, threads = tokens.clone(), torch.get_num_threads()
     try:
         found = []
-        for count in (1, 2, 3):
+        for count in (1, 2, 3, 5, 12, 40):
             torch.set_num_threads(count)
             found.append(IntegerStage(stage, bits)(tokens))
     finally:
