@@ -1,5 +1,6 @@
 """What several test modules share: a tiny model, FOA scenes, and the data beside the repository."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,19 @@ from salm.text.tokenizer import Tokenizer
 from salm.weights.checkpoint import save_checkpoint
 
 RATE = 24_000
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 SENTENCES = ["dog barking from the northwest", "The sound is coming from the southeast.", "rain to the left, above"]
+
+
+def pytest_configure():
+    """Processes that test at the same time share the threads out: those that wait for others would take their time."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // WORKERS))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """The same random weights whatever tests came before, also for fixtures of modules."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
