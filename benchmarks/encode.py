@@ -262,7 +262,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--repetitions", type=int, default=3, help="after one as warm-up")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--compile", action="store_true", help="torch.compile each model (CUDA graphs on a GPU)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the peers; on a GPU (CUDA graphs) all")
     parser.add_argument("--laion-python", help="python of an environment with laion-clap; without it, left out")
     arguments = parser.parse_args()
     load_before = os.getloadavg()

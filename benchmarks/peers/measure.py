@@ -51,7 +51,7 @@ class Encoder:
         features: decoded clips to what the model reads, on the device.
         embed: that to unnormalised or normalised embeddings, (clips, 512).
         embed_samples: both steps at once on a CPU, where an encoder does them in another order than one whole batch
-            after the other.
+            after the other; there torch.compile leaves it as it is.
     """
 
     clips: str
@@ -120,7 +120,7 @@ class Runner:
         if precision not in self.encoders:
             settings = Settings(self.folder, self.name, self.device, precision)
             encoder = self.load(settings)
-            if self.compiled:
+            if self.compiled and (encoder.embed_samples is None or self.device.startswith("cuda")):
                 mode = "reduce-overhead" if self.device.startswith("cuda") else "default"  # the former: CUDA graphs
                 compiled: Any = torch.compile(encoder.embed, mode=mode)
                 encoder = Encoder(encoder.clips, encoder.features, compiled)
