@@ -33,14 +33,15 @@ STAGES = """
 import time; start = time.perf_counter()
 import sys, json
 from pathlib import Path
-import salm, salm.cli.search, salm.embedder
+import salm.cli.search
+from salm.text.sentence_encoder import load_text_side
 from salm_index import Index
 seconds = {"imports": time.perf_counter() - start}
 def lap(name):
     global start
     seconds[name] = time.perf_counter() - start - sum(seconds.values())
 index = Index.open(Path(sys.argv[1])); lap("open index")
-model = salm.load(sys.argv[2]); lap("load model")
+model = load_text_side(sys.argv[2]); lap("load model")
 vector = model.encode_text(sys.argv[3]); lap("encode sentence")
 hits = index.search(vector, 10, model=model.model_id); lap("search")
 assert len(hits) == 10
@@ -76,7 +77,7 @@ def main() -> None:
 
 IMPORTS = {
     "salm --help": "import sys; sys.argv = ['salm', '--help']; from salm.cli.app import main; main()",
-    "salm-retrieve": "import salm.cli.retrieve, salm.cli.search, salm.embedder",
+    "salm-retrieve": "import salm.cli.retrieve, salm.cli.search",
 }
 
 

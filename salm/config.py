@@ -92,6 +92,11 @@ class TextEncoderConfig:
             raise ConfigError(f"text.dropout: expected a value in [0, 1), got {self.dropout}")
 
 
+COMMON = 0.3
+"""Of a calibrated model (`salm.models.calibration`): last dimension of every sentence, whose others have unit length. A
+clip's last dimension thereby counts for all sentences."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to rebuild a SALM model; the defaults are the paper's sizes.

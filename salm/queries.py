@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from salm.embedder import Embedder
 from salm.errors import ConfigError
 from salm.geometry import Convention, direction_prompt, find_sector, parse_sector
 from salm.text.captions import strip_direction
@@ -55,8 +54,11 @@ class Query:
         return self.like is not None and self.direction is None and self.part == "all"
 
 
-def query_vector(model: Embedder, query: Query) -> Float[NDArray[np.float32], "1 width"]:
+def query_vector(model: Any, query: Query) -> Float[NDArray[np.float32], "1 width"]:
     """The L2-normalised vector to search joint embeddings with.
+
+    Args:
+        model: an `Embedder`, or for a sentence a `SentenceEncoder`.
 
     Raises:
         ConfigError: the sentence has nothing of the part that counts.
@@ -82,7 +84,7 @@ def _sentence(text: str, query: Query) -> str:
     return sound if query.direction is None else f"{sound} from the {parse_sector(query.direction).compass}"
 
 
-def _recording_vector(model: Embedder, path: Path, query: Query) -> NDArray[np.float32]:
+def _recording_vector(model: Any, path: Path, query: Query) -> NDArray[np.float32]:
     if query.part == "what":
         return np.asarray(model.encode_audio(path, embedding="semantic", convention=query.convention))
     parts = model.encode_audio_parts(path, convention=query.convention)

@@ -14,6 +14,7 @@ from salm.cli.locate import Store
 from salm.errors import CheckpointError, ConfigError, SalmError
 from salm.geometry import SECTOR_WIDTH_RAD, parse_sector
 from salm.queries import Query, query_vector
+from salm.text.sentence_encoder import load_text_side
 
 HALF_SECTOR_DEG = math.degrees(SECTOR_WIDTH_RAD) / 2
 
@@ -49,7 +50,7 @@ def search_index(
             raise SalmError('the query is empty; expected a sentence such as "dog barking from the northwest"')
         query = Query(query)
     with place.open() if isinstance(place, Store) else Index.open(place) as index:
-        embedder = _load(index, model)
+        embedder = _load(index, model, query)
         vector, exact = query_vector(embedder, query), not query.is_plain_recording
         if per_recording:
             return _best_of_each(index, vector, k, where, embedder.model_id, exact)
@@ -127,12 +128,13 @@ def _best_of_each(
         wanted *= 4
 
 
-def _load(index: Index | MilvusIndex, model: str | None) -> Any:
+def _load(index: Index | MilvusIndex, model: str | None, query: Query) -> Any:
+    load = load_text_side if query.like is None else salm.load
     if model is not None:
-        return salm.load(model)
+        return load(model)
     name = index.model.partition(":")[0]
     try:
-        return salm.load(name)
+        return load(name)
     except CheckpointError as error:
         raise CheckpointError(
             f"{index.path}: made with model {index.model!r}, and {name!r} cannot be loaded by name; "

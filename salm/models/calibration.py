@@ -12,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from salm.config import COMMON
 from salm.geometry import SECTORS
 
-COMMON = 0.3
-"""Last dimension of every sentence, whose others have unit length: a clip's last dimension counts for all sentences."""
 PART_OF_QUERY = math.sqrt(0.5)
 """How much of "dog barking from the northwest", a normalised sum, is its meaning, and how much its direction."""
 

@@ -3,12 +3,10 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from jaxtyping import Int
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor
 
 from salm.errors import CheckpointError
 
@@ -96,8 +94,14 @@ class Tokenizer:
         """Number of tokens, special ones included."""
         return self._tokenizer.get_vocab_size()
 
-    def __call__(self, texts: Sequence[str]) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
-        """Token ids and mask (1 at tokens, 0 at padding), padded to the longest of the sentences."""
+    def ids(self, text: str) -> list[int]:
+        """Token ids of one sentence."""
+        return self._tokenizer.encode(clean_sentence(text)).ids
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Any, Any]:
+        """Token ids and mask (1 at tokens, 0 at padding), padded to the longest: two tensors (batch, tokens)."""
+        import torch  # here, as sentences can be encoded without it
+
         encoded = self._tokenizer.encode_batch([clean_sentence(text) for text in texts])
         return torch.tensor([item.ids for item in encoded]), torch.tensor([item.attention_mask for item in encoded])
 

@@ -1,6 +1,5 @@
 """A checkpoint folder <-> a model: `config.json`, `model.safetensors`, `tokenizer.json` and a model card."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,17 +11,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from salm.config import ModelConfig, from_mapping, to_mapping
+from salm.config import ModelConfig, to_mapping
 from salm.errors import CheckpointError, ConfigError
 from salm.models.builders import build_model
 from salm.models.salm import SALM
-from salm.text.tokenizer import FILE_NAME as TOKENIZER_FILE
 from salm.text.tokenizer import Tokenizer
+from salm.weights.files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    check_fit,
+    fingerprint,
+    read_config,
+)
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "README.md"
-FORMAT_VERSION = 1
 CONVENTION = "AmbiX: ACN order W, Y, Z, X; SN3D gains; azimuth counter-clockwise from the front"
 
 
@@ -108,10 +112,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         CheckpointError: a file is missing, damaged or does not fit the configuration.
     """
     folder = Path(folder)
-    for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name}; expected a SALM checkpoint folder")
-    config = _read_config(folder / CONFIG_FILE)
+    config = read_config(folder)
     tokenizer = Tokenizer.load(folder, config.text.max_tokens)
     if tokenizer.vocabulary_size > config.text.vocabulary_size:
         raise CheckpointError(
@@ -125,29 +126,11 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     model = _build(folder / CONFIG_FILE, config)
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), torch.float32)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    _check_fit(folder / WEIGHTS_FILE, model, state)
+    shapes = ({name: tuple(value.shape) for name, value in each.items()} for each in (model.state_dict(), state))
+    check_fit(folder / WEIGHTS_FILE, *shapes)
     model.load_state_dict(state)
     card = (folder / CARD_FILE).read_text(encoding="utf-8") if (folder / CARD_FILE).is_file() else None
-    return Checkpoint(model.eval(), config, tokenizer, _fingerprint(folder), dtype, card)
-
-
-def _read_config(path: Path) -> ModelConfig:
-    try:
-        document = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format version {version!r}, this SALM reads {FORMAT_VERSION}; "
-            "upgrade with: pip install --upgrade salm"
-        )
-    try:
-        return from_mapping(ModelConfig, document["model"], str(path))
-    except KeyError as error:
-        raise CheckpointError(f"{path}: no {error} in it; copy or download it again") from error
-    except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"{path}: not a model's configuration ({error}); copy or download it again") from error
+    return Checkpoint(model.eval(), config, tokenizer, fingerprint(folder), dtype, card)
 
 
 def _build(path: Path, config: ModelConfig) -> SALM:
@@ -157,23 +140,3 @@ def _build(path: Path, config: ModelConfig) -> SALM:
             return build_model(config)
         except (TypeError, ValueError, RuntimeError, ConfigError) as error:
             raise CheckpointError(f"{path}: no model can be built from it ({error})") from error
-
-
-def _check_fit(path: Path, model: SALM, state: dict[str, torch.Tensor]) -> None:
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    missing, surplus = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    if missing or surplus:
-        raise CheckpointError(
-            f"{path}: {len(missing)} weights missing {missing[:3]}, {len(surplus)} unknown {surplus[:3]}; "
-            f"it does not fit {CONFIG_FILE}"
-        )
-    for name, shape in expected.items():
-        if tuple(state[name].shape) != shape:
-            raise CheckpointError(f"{path}: {name} has shape {tuple(state[name].shape)}, expected {shape}")
-
-
-def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()[:12]

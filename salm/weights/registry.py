@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from salm.errors import CheckpointError
-from salm.weights.checkpoint import CARD_FILE, CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from salm.weights.files import CARD_FILE, CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 DEFAULT_MODEL = "salm-small"
 _BUNDLED = Path(__file__).parent
