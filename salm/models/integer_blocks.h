@@ -198,7 +198,8 @@ typedef struct Work {
     float *out;
     int64_t maps; /* of an image, for patches: they are of the first ones */
     int64_t rows; /* of an item, for a Merge */
-    /* For a Block: each window is `parts` items, and what is done with them. Between steps: (windows, tokens, proj.in). */
+    /* For a Block. A window is `parts` items, `step` is what is done with each. mixed, for two steps: what attention gave,
+     * (windows, tokens, proj.in). */
     int64_t parts;
     void (*step)(const struct Work *work, const Place *place, const Scratch *scratch);
     float *mixed;
@@ -212,7 +213,7 @@ static Place place_of(const Work *work, int64_t item) {
                    .bias = block->bias + block->kind[of_clip] * block->heads * count * count,
                    .image = work->image + clip,
                    .out = work->out + clip,
-                   .mixed = work->mixed + window * count * block->proj.in,
+                   .mixed = work->mixed == NULL ? NULL : work->mixed + window * count * block->proj.in,
                    .part = item % work->parts};
 }
 
@@ -230,6 +231,7 @@ static void give_tokens(const Block *block, const Place *place, const Scratch *s
         memcpy(place->out + place->order[first] * width, from, width * sizeof(float));
 }
 
+/* The steps of a block: all of it, or the attention of some heads, and then the rest for some tokens. */
 static void whole_window(const Work *work, const Place *place, const Scratch *scratch) {
     const Block *block = work->layer;
     take_tokens(block, place, scratch, 0, block->tokens);
@@ -281,6 +283,7 @@ static void run_block(void *data) {
 static int share_out_block(Work *work, int64_t clips, Parallel parallel, int threads) {
     const Block *block = work->layer;
     const int64_t windows = clips * block->windows;
+    if (windows == 0) return 1;
     work->parts = smaller((threads + windows - 1) / windows, block->tokens / PART_ROWS);
     work->items.count = windows * work->parts;
     work->step = work->parts == 1 ? whole_window : some_heads;
@@ -288,7 +291,7 @@ static int share_out_block(Work *work, int64_t clips, Parallel parallel, int thr
     work->mixed = malloc(windows * block->tokens * block->proj.in * sizeof(float));
     if (work->mixed == NULL) return 0;
     int done = share_out(run_block, work, &work->items, parallel, threads);
-    work->items.next = 0;
+    work->items.next = 0; /* once more, for the second step */
     work->step = some_tokens;
     done = done && share_out(run_block, work, &work->items, parallel, threads);
     free(work->mixed);

@@ -74,6 +74,11 @@ def test_one_clip_is_the_same_on_any_number_of_threads(bits, monkeypatch):
         assert lowest_cosine(found[0], stage(tokens)) > {8: 0.999, 16: 0.9999}[bits]
 
 
+def test_no_clips_give_no_tokens(bits):
+    stage = SwinStage(width=16, depth=1, num_heads=2, side=8, window=8, merge=True)
+    assert IntegerStage(stage, bits)(torch.zeros(0, 64, 16)).shape == (0, 16, 32)
+
+
 def test_silent_tokens_stay_finite(bits):
     torch.manual_seed(0)
     stage = SwinStage(width=16, depth=2, num_heads=2, side=8, window=8, merge=True).eval()
