@@ -33,8 +33,7 @@ STAGES = """
 import time; start = time.perf_counter()
 import sys, json
 from pathlib import Path
-import salm.cli.search
-from salm.text.sentence_encoder import load_text_side
+from salm.cli.search import load_text_side
 from salm_index import Index
 seconds = {"imports": time.perf_counter() - start}
 def lap(name):

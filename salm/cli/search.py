@@ -14,7 +14,8 @@ from salm.cli.locate import Store
 from salm.errors import CheckpointError, ConfigError, SalmError
 from salm.geometry import SECTOR_WIDTH_RAD, parse_sector
 from salm.queries import Query, query_vector
-from salm.text.sentence_encoder import load_text_side
+from salm.weights.registry import find_checkpoint
+from salm.weights.sentence_encoder import SentenceEncoder, is_for_numpy
 
 HALF_SECTOR_DEG = math.degrees(SECTOR_WIDTH_RAD) / 2
 
@@ -55,6 +56,16 @@ def search_index(
         if per_recording:
             return _best_of_each(index, vector, k, where, embedder.model_id, exact)
         return index.search(vector, k, where, model=embedder.model_id, exact=exact)
+
+
+def load_text_side(name_or_path: str | Path) -> Any:
+    """What encodes sentences: a `SentenceEncoder`, or the `Embedder` of weights that numpy cannot read.
+
+    Raises:
+        CheckpointError: see `salm.load`.
+    """
+    folder = find_checkpoint(name_or_path)
+    return SentenceEncoder(folder) if is_for_numpy(folder) else salm.load(folder)
 
 
 def hit_to_json(hit: Hit) -> dict[str, Any]:

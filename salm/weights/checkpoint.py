@@ -20,11 +20,11 @@ from salm.weights.files import (
     CARD_FILE,
     CONFIG_FILE,
     FORMAT_VERSION,
-    TOKENIZER_FILE,
     WEIGHTS_FILE,
     check_fit,
     fingerprint,
     read_config,
+    read_tokenizer,
 )
 
 CONVENTION = "AmbiX: ACN order W, Y, Z, X; SN3D gains; azimuth counter-clockwise from the front"
@@ -113,12 +113,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     config = read_config(folder)
-    tokenizer = Tokenizer.load(folder, config.text.max_tokens)
-    if tokenizer.vocabulary_size > config.text.vocabulary_size:
-        raise CheckpointError(
-            f"{folder / TOKENIZER_FILE}: {tokenizer.vocabulary_size} tokens, but the model was built for "
-            f"{config.text.vocabulary_size}; the folder's files do not belong together"
-        )
+    tokenizer = read_tokenizer(folder, config)
     try:
         state = load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from salm.config import ModelConfig, from_mapping
 from salm.errors import CheckpointError, ConfigError
 from salm.text.tokenizer import FILE_NAME as TOKENIZER_FILE
+from salm.text.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -42,6 +43,21 @@ def read_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{path}: no {error} in it; copy or download it again") from error
     except (TypeError, ConfigError) as error:
         raise CheckpointError(f"{path}: not a model's configuration ({error}); copy or download it again") from error
+
+
+def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Raises:
+        CheckpointError: it is damaged, or knows more tokens than the model.
+    """
+    tokenizer = Tokenizer.load(folder, config.text.max_tokens)
+    if tokenizer.vocabulary_size > config.text.vocabulary_size:
+        raise CheckpointError(
+            f"{folder / TOKENIZER_FILE}: {tokenizer.vocabulary_size} tokens, but the model was built for "
+            f"{config.text.vocabulary_size}; the folder's files do not belong together"
+        )
+    return tokenizer
 
 
 def check_fit(path: Path, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:

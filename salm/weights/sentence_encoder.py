@@ -14,13 +14,11 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-import salm
 from salm.config import COMMON, ModelConfig
 from salm.errors import CheckpointError, SalmError
 from salm.geometry import spell_out_directions
-from salm.text.tokenizer import SPECIAL_TOKENS, Tokenizer
-from salm.weights.files import WEIGHTS_FILE, Shape, check_fit, fingerprint, read_config
-from salm.weights.registry import find_checkpoint
+from salm.text.tokenizer import SPECIAL_TOKENS
+from salm.weights.files import WEIGHTS_FILE, Shape, check_fit, fingerprint, read_config, read_tokenizer
 
 PAD_ID = SPECIAL_TOKENS.index("<pad>")
 LAYER_NORM_EPS = 1e-5
@@ -31,14 +29,13 @@ NUMPY_DTYPES = ("F16", "F32", "F64")
 Rows = Float[NDArray, "rows width"]
 
 
-def load_text_side(name_or_path: str | Path) -> Any:
-    """A `SentenceEncoder` of what `salm.load` takes, or that `Embedder` where numpy cannot read the weights (bfloat16).
-
-    Raises:
-        CheckpointError: see `salm.load`.
-    """
-    folder = find_checkpoint(name_or_path)
-    return SentenceEncoder(folder) if _is_for_numpy(folder) else salm.load(folder)
+def is_for_numpy(folder: Path) -> bool:
+    """Whether numpy can read a checkpoint's text side: bfloat16 it cannot. A damaged one `SentenceEncoder` refuses."""
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "numpy") as file:
+            return all(file.get_slice(name).get_dtype() in NUMPY_DTYPES for name in _names(file))
+    except (OSError, SafetensorError):
+        return True
 
 
 class SentenceEncoder:
@@ -53,7 +50,7 @@ class SentenceEncoder:
 
     def __init__(self, folder: Path) -> None:
         self.config = read_config(folder)
-        self._tokenizer = Tokenizer.load(folder, self.config.text.max_tokens)
+        self._tokenizer = read_tokenizer(folder, self.config)
         self._weights = _read_weights(folder / WEIGHTS_FILE, self.config)
         self.model_id = f"{self.config.name}:{fingerprint(folder)}"
 
@@ -124,14 +121,6 @@ def _gelu(rows: Rows) -> Rows:
 
 def _normalised(rows: Rows) -> Rows:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-12)
-
-
-def _is_for_numpy(folder: Path) -> bool:
-    try:
-        with safe_open(folder / WEIGHTS_FILE, "numpy") as file:
-            return all(file.get_slice(name).get_dtype() in NUMPY_DTYPES for name in _names(file))
-    except (OSError, SafetensorError):
-        return True  # whose reader says what is wrong
 
 
 def _names(file: Any) -> list[str]:

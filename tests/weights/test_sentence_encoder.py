@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import salm
+from salm.cli.search import load_text_side
 from salm.embedder import Embedder
 from salm.errors import CheckpointError, SalmError
-from salm.text.sentence_encoder import SentenceEncoder, load_text_side
+from salm.text.tokenizer import Tokenizer
 from salm.weights.files import CONFIG_FILE, WEIGHTS_FILE
+from salm.weights.sentence_encoder import SentenceEncoder
 
 SENTENCES = [
     "dog barking from the NW",
@@ -101,6 +103,13 @@ def test_damaged_checkpoints_are_refused(tiny_checkpoint, tmp_path):
         load_text_side(folder)
     with pytest.raises(CheckpointError, match="unknown model 'nothing'"):
         load_text_side("nothing")
+
+
+def test_a_tokenizer_of_another_model_is_refused(copied):
+    folder = copied(lambda weights: None)
+    Tokenizer.train([f"sound {number}" for number in range(3000)], 2000, 16).save(folder)
+    with pytest.raises(CheckpointError, match="tokens, but the model was built for .* do not belong together"):
+        load_text_side(folder)
 
 
 def test_empty_sentences_are_refused(tiny_checkpoint):
