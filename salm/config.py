@@ -92,6 +92,8 @@ class TextEncoderConfig:
             raise ConfigError(f"text.dropout: expected a value in [0, 1), got {self.dropout}")
 
 
+LAYER_NORM_EPS = 1e-5
+"""Of the text tower, as in RoBERTa."""
 COMMON = 0.3
 """Of a calibrated model (`salm.models.calibration`): last dimension of every sentence, whose others have unit length. A
 clip's last dimension thereby counts for all sentences."""

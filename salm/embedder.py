@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from salm.audio.io import SAMPLE_RATE_HZ
 from salm.audio.recordings import Recording, is_collection, recordings
-from salm.errors import AudioFormatError, CheckpointError, ConfigError, SalmError
+from salm.errors import AudioFormatError, CheckpointError, ConfigError
 from salm.geometry import (
     SECTORS,
     Convention,
@@ -27,6 +27,7 @@ from salm.models.salm import AudioParts
 from salm.progress import progress_on_stderr
 from salm.results import DirectionPrediction, EncodedParts, EncodedWindow, EncodedWindows, Localization, Vectors
 from salm.text.captions import strip_direction
+from salm.text.tokenizer import as_sentences
 from salm.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from salm.weights.registry import DEFAULT_MODEL, find_checkpoint, upload_checkpoint
 from salm.window_encoder import EMBEDDINGS, Embedding, WindowEncoder, check_batch_size, encoded_window, find_device
@@ -97,10 +98,7 @@ class Embedder:
         Raises:
             SalmError: a sentence is empty or no text.
         """
-        sentences = [texts] if isinstance(texts, str) else list(texts)
-        for number, sentence in enumerate(sentences):
-            if not isinstance(sentence, str) or not sentence.strip():
-                raise SalmError(f"text {number}: expected a sentence, got {sentence!r}")
+        sentences = as_sentences(texts)
         check_batch_size(batch_size)
         encoded = torch.zeros(len(sentences), self.embedding_width)
         # Sentences of like length share a batch, so that little of it is padding.

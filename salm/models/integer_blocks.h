@@ -245,6 +245,7 @@ static void some_heads(const Work *work, const Place *place, const Scratch *scra
     const int64_t together = heads_together(block), groups = (block->heads + together - 1) / together;
     const int64_t first = groups * place->part / work->parts * together;
     const int64_t end = smaller(groups * (place->part + 1) / work->parts * together, block->heads);
+    if (first == end) return; /* more parts than heads */
     take_tokens(block, place, scratch, 0, block->tokens);
     mix_tokens(block, scratch, place->bias, first, end);
     const int64_t column = first * block->head_width, size = (end - first) * block->head_width * sizeof(float);

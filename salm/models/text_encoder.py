@@ -1,7 +1,7 @@
 """The text tower: a RoBERTa encoder and its pooled output.
 
-Written out here, because importing transformers' own takes three times as long as torch itself, and a query waits for
-it. Names of the weights, their order and their start are those of `transformers.RobertaModel`.
+Written out here, because importing transformers' own takes three times as long as torch itself, and who loads a model
+waits for it. Names of the weights, their order and their start are those of `transformers.RobertaModel`.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-PAD_ID = 1
-"""RoBERTa's padding token; its position numbers start behind it."""
+from salm.config import LAYER_NORM_EPS
+from salm.text.tokenizer import PAD_ID
 
 Tokens = Float[Tensor, "batch tokens width"]
 
@@ -157,7 +157,7 @@ class TextEncoder(nn.Module):
         hidden_width: int,
         max_tokens: int,
         dropout: float = 0.1,
-        layer_norm_eps: float = 1e-5,
+        layer_norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
         if width % num_heads or depth < 1:

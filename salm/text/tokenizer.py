@@ -8,11 +8,13 @@ from typing import Any
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from salm.errors import CheckpointError
+from salm.errors import CheckpointError, SalmError
 
 FILE_NAME = "tokenizer.json"
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """RoBERTa's special tokens; a token's place is its id."""
+PAD_ID = SPECIAL_TOKENS.index("<pad>")
+"""RoBERTa's position numbers start behind it."""
 
 
 class Tokenizer:
@@ -26,7 +28,7 @@ class Tokenizer:
     def __init__(self, tokenizer: FastTokenizer, max_tokens: int) -> None:
         self._tokenizer = tokenizer
         tokenizer.enable_truncation(max_tokens)
-        tokenizer.enable_padding(pad_id=SPECIAL_TOKENS.index("<pad>"), pad_token="<pad>")
+        tokenizer.enable_padding(pad_id=PAD_ID, pad_token="<pad>")
 
     @classmethod
     def load(cls, folder: str | Path, max_tokens: int) -> "Tokenizer":
@@ -104,6 +106,19 @@ class Tokenizer:
 
         encoded = self._tokenizer.encode_batch([clean_sentence(text) for text in texts])
         return torch.tensor([item.ids for item in encoded]), torch.tensor([item.attention_mask for item in encoded])
+
+
+def as_sentences(texts: str | Sequence[str]) -> list[str]:
+    """One sentence or several, as a list.
+
+    Raises:
+        SalmError: a sentence is empty or no text.
+    """
+    sentences = [texts] if isinstance(texts, str) else list(texts)
+    for number, sentence in enumerate(sentences):
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise SalmError(f"text {number}: expected a sentence, got {sentence!r}")
+    return sentences
 
 
 def clean_sentence(text: str) -> str:

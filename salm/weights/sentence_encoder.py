@@ -14,14 +14,12 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from salm.config import COMMON, ModelConfig
-from salm.errors import CheckpointError, SalmError
+from salm.config import COMMON, LAYER_NORM_EPS, ModelConfig
+from salm.errors import CheckpointError
 from salm.geometry import spell_out_directions
-from salm.text.tokenizer import SPECIAL_TOKENS
+from salm.text.tokenizer import PAD_ID, as_sentences
 from salm.weights.files import WEIGHTS_FILE, Shape, check_fit, fingerprint, read_config, read_tokenizer
 
-PAD_ID = SPECIAL_TOKENS.index("<pad>")
-LAYER_NORM_EPS = 1e-5
 PREFIXES = ("text_encoder.", "text_projection.")
 NUMPY_DTYPES = ("F16", "F32", "F64")
 """Safetensors' names of what numpy can read."""
@@ -58,12 +56,9 @@ class SentenceEncoder:
         """L2-normalised embeddings of sentences, in their order; a single one gives (1, width).
 
         Raises:
-            SalmError: a sentence is empty.
+            SalmError: a sentence is empty or no text.
         """
-        sentences = [texts] if isinstance(texts, str) else list(texts)
-        for number, sentence in enumerate(sentences):
-            if not sentence.strip():
-                raise SalmError(f"text {number}: expected a sentence, got {sentence!r}")
+        sentences = as_sentences(texts)
         vectors = np.zeros((len(sentences), self.config.embedding_width), np.float32)
         for row, sentence in enumerate(sentences):
             pooled = self._pooled(np.array(self._tokenizer.ids(spell_out_directions(sentence))))

@@ -67,7 +67,7 @@ def test_a_store_is_filled_brought_up_to_date_and_searched(
             )
             assert len(expected) > 0
             for hit, true in zip(found, expected, strict=True):
-                # Recordings were encoded beside others: sums of floats in another order.
+                # One that is encoded alone has all threads: sums of floats in another order.
                 for name in ("score", "azimuth_deg", "elevation_deg"):
                     assert hit.pop(name) == pytest.approx(true.pop(name), abs=1e-3 if "deg" in name else 1e-5)
                 assert hit == true
