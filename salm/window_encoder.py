@@ -21,6 +21,7 @@ from salm.audio.recordings import Recording
 from salm.config import FeatureConfig
 from salm.errors import AudioFormatError, ConfigError
 from salm.geometry import azimuth_elevation
+from salm.models.audio_encoder import diffuse_maps
 from salm.models.precision import Precision, compiled_code_for
 from salm.models.salm import SALM
 from salm.models.tuned import tuned_model
@@ -30,6 +31,8 @@ from salm.results import EncodedWindow
 Embedding = Literal["joint", "semantic", "spatial"]
 EMBEDDINGS: tuple[Embedding, ...] = ("joint", "semantic", "spatial")
 PARTS = ("semantic", "spatial", "joint", "doa")
+MOST_TOGETHER = 4
+"""Clips that a thread takes at once."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 OnError = Callable[[int, AudioFormatError], None]
@@ -110,16 +113,40 @@ class WindowEncoder:
         samples = np.stack([fit_window(window.samples, length) for window in windows])
         if self.device.type != "cpu":
             return self._encode_together(samples)
-        clips = map_on_threads(self._encode_together, np.split(samples, len(samples)))
+        together = clips_together(len(samples)) if self.model.audio_encoder.takes_batches else 1
+        groups = [samples[first : first + together] for first in range(0, len(samples), together)]
+        clips = list(chain.from_iterable(map_on_threads(self._encode_group, groups)))
         return {name: torch.cat([clip[name] for clip in clips]) for name in clips[0]}
 
     def _encode_together(self, samples: np.ndarray) -> dict[str, Tensor]:
         with torch.inference_mode():
-            features = self.features(torch.from_numpy(samples).to(self.device))
-            if features.shape[1] == 1:
-                return {"semantic": self.model.encode_semantic(features).float().cpu()}
-            parts = self.model.encode_audio(features)
-            return {name: getattr(parts, name).float().cpu() for name in PARTS}
+            return self._parts(self._maps(samples))
+
+    def _encode_group(self, samples: np.ndarray) -> list[dict[str, Tensor]]:
+        """Clips that go through the branches together, and one by one through the rest."""
+        encoder = self.model.audio_encoder
+        with torch.inference_mode():
+            maps = self._maps(samples)
+            tokens = encoder.image_tokens(encoder.image(diffuse_maps(maps) if maps.shape[1] == 1 else maps))
+            clips = zip(maps.split(1), *(part.split(1) for part in tokens), strict=True)
+            return [self._parts(clip, (semantic, spatial)) for clip, semantic, spatial in clips]
+
+    def _maps(self, samples: np.ndarray) -> Tensor:
+        return self.features(torch.from_numpy(samples).to(self.device))
+
+    def _parts(self, maps: Tensor, tokens: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+        if maps.shape[1] == 1:
+            return {"semantic": self.model.encode_semantic(maps, tokens).float().cpu()}
+        parts = self.model.encode_audio(maps, tokens)
+        return {name: getattr(parts, name).float().cpu() for name in PARTS}
+
+
+def clips_together(count: int) -> int:
+    """How many of `count` clips a thread best takes through an integer tower at once, whose weights it then fetches
+    once for all of them; `MOST_TOGETHER` at most, and as few as give all threads the same."""
+    threads = torch.get_num_threads()
+    rounds = math.ceil(count / (threads * MOST_TOGETHER))
+    return max(1, count // (threads * rounds))
 
 
 def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -3,7 +3,8 @@
 The semantic branch has the weights of the `ClapModel` in `folder/clap`, converted by `salm.weights.convert` (kept in
 `folder/tower.pt`, so that this process needs no transformers), and reads CLAP's log-mel map at 48 kHz: SALM's feature
 extractor at that rate, with CLAP's filterbank in place of its own. All run as `salm.load(..., precision=...)` runs
-them: `tuned_model`, clip by clip on the threads there are; "autocast" is the same as "bf16" and left out.
+them: `tuned_model`, clip by clip on the threads there are, with integers some clips at a time; "autocast" is the same
+as "bf16" and left out.
 """
 
 from collections.abc import Callable
@@ -18,12 +19,12 @@ from salm.config import FeatureConfig, TextEncoderConfig
 from salm.models.audio_encoder import MapNorm
 from salm.models.builders import build_model, named_config
 from salm.models.htsat import HTSAT
-from salm.models.precision import Precision, compiled_code_for
+from salm.models.precision import INTEGER_BITS, Precision, compiled_code_for
 from salm.models.salm import Projection
 from salm.models.tuned import tuned_branch, tuned_map_norm, tuned_model, tuned_projection
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
-from salm.window_encoder import map_on_threads
+from salm.window_encoder import clips_together, map_on_threads
 
 CLAP_FEATURES = FeatureConfig(sample_rate_hz=48_000, hop_samples=480, min_frequency_hz=50.0, max_frequency_hz=14_000.0)
 SMALL_TEXT = TextEncoderConfig(vocabulary_size=100, width=32, depth=1, num_heads=2, hidden_width=32, max_tokens=8)
@@ -60,7 +61,10 @@ def clap_size(settings: Settings) -> Encoder:
         return project(branch(map_norm.image(logmel, stretched=True)).mean(dim=1))
 
     return _encoder(
-        "clips_48k.npy", lambda clips: extractor(torch.from_numpy(clips[:, None]).to(settings.device)), embed
+        precision,
+        "clips_48k.npy",
+        lambda clips: extractor(torch.from_numpy(clips[:, None]).to(settings.device)),
+        embed,
     )
 
 
@@ -77,6 +81,7 @@ def dual_encoder(settings: Settings) -> Encoder:
     tuned = tuned_model(model.to(settings.device), precision)
     extractor = FeatureExtractor(features, compiled_for=compiled_code_for(precision)).to(settings.device)
     return _encoder(
+        precision,
         "clips_24k.npy",
         lambda clips: extractor(torch.from_numpy(clips).to(settings.device)),
         lambda maps: tuned.encode_audio(maps).joint,
@@ -84,25 +89,29 @@ def dual_encoder(settings: Settings) -> Encoder:
 
 
 def _encoder(
-    clips: str, features: Callable[[np.ndarray], torch.Tensor], embed: Callable[[torch.Tensor], torch.Tensor]
+    precision: Precision,
+    clips: str,
+    features: Callable[[np.ndarray], torch.Tensor],
+    embed: Callable[[torch.Tensor], torch.Tensor],
 ) -> Encoder:
-    """Both steps for a batch: of a CPU's, one clip after the other on each thread, as `WindowEncoder` does."""
+    """Both steps for a batch: of a CPU's, some clips after the others on each thread, as `WindowEncoder` does."""
+
+    def shared_out(function: Callable, clips: np.ndarray | torch.Tensor) -> torch.Tensor:
+        together = clips_together(len(clips)) if precision in INTEGER_BITS else 1
+
+        def run(place: int) -> torch.Tensor:
+            with torch.inference_mode():
+                return function(clips[place : place + together])
+
+        return torch.cat(map_on_threads(run, range(0, len(clips), together)))
 
     def embed_batch(maps: torch.Tensor) -> torch.Tensor:
-        return embed(maps) if maps.device.type != "cpu" else _each(embed, maps)
+        return embed(maps) if maps.device.type != "cpu" else shared_out(embed, maps)
 
     def embed_samples(samples: np.ndarray) -> torch.Tensor:
-        return _each(lambda clip: embed(features(clip)), samples)
+        return shared_out(lambda clips: embed(features(clips)), samples)
 
     return Encoder(clips, features, embed_batch, embed_samples)
-
-
-def _each(function: Callable, clips: np.ndarray | torch.Tensor) -> torch.Tensor:
-    def run(place: int) -> torch.Tensor:
-        with torch.inference_mode():
-            return function(clips[place : place + 1])
-
-    return torch.cat(map_on_threads(run, range(len(clips))))
 
 
 if __name__ == "__main__":

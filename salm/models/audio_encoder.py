@@ -17,6 +17,7 @@ from salm.models.htsat import HTSAT, fold_image, stretch_time, time_tokens
 from salm.models.timbre import TimbrePooling
 
 Tokens = Float[Tensor, "batch tokens width"]
+"""Final, normalised tokens of a branch."""
 FRAMES_PER_TOKEN = 32
 """Feature frames (10 ms) of a final token along time, in towers of four stages."""
 
@@ -102,7 +103,13 @@ class AudioEncoder(nn.Module):
             branch's vector; 0 is the paper's encoder, without it.
         timbre_channels: width of `TimbrePooling`, whose vector then stands behind the semantic branch's; 0: without it.
         width, depths, num_heads, window: sizes of each branch, see `HTSAT`.
+
+    Attributes:
+        takes_batches: on a CPU `image_tokens` is faster with some clips at once, and gives each the same as alone: so it
+            is in an encoder that `tuned_encoder` made with matrix products of integers.
     """
+
+    takes_batches = False
 
     def __init__(
         self,
@@ -177,10 +184,15 @@ class AudioEncoder(nn.Module):
         return self.semantic.norm(semantic), spatial if semantic_alone else self.spatial.norm(spatial)
 
     def pool(
-        self, features: Float[Tensor, "batch maps frames mels"]
+        self, features: Float[Tensor, "batch maps frames mels"], tokens: tuple[Tokens, Tokens] | None = None
     ) -> tuple[Float[Tensor, "batch semantic_width"], Float[Tensor, "batch spatial_width"]]:
-        """The two branches' vectors before the projections: final tokens averaged over time and frequency."""
-        semantic, spatial = (tokens.mean(dim=1) for tokens in self(features))
+        """The two branches' vectors before the projections: final tokens averaged over time and frequency.
+
+        Args:
+            features: of `FeatureExtractor`.
+            tokens: of these features, where they are known already.
+        """
+        semantic, spatial = (part.mean(dim=1) for part in (self(features) if tokens is None else tokens))
         semantic = self._with_timbre(semantic, features)
         if self.arrival is not None:
             spatial = self.with_arrival(spatial, self.arrival(features)[:, 0])
@@ -192,21 +204,31 @@ class AudioEncoder(nn.Module):
         """The spatial branch's vectors with the last estimate behind them, as long as a vector of normed tokens."""
         return torch.cat([spatial, estimates[..., -1, :].to(spatial.dtype) * math.sqrt(self.out_width)], dim=-1)
 
-    def pool_mono(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch semantic_width"]:
+    def pool_mono(
+        self, features: Float[Tensor, "batch 1 frames mels"], tokens: tuple[Tokens, Tokens] | None = None
+    ) -> Float[Tensor, "batch semantic_width"]:
         """Semantic vector of a log-mel map alone, as if the same pressure had arrived without any direction.
 
-        The spatial branch then reads a diffuse field: the dipoles' log-mel maps follow W's at -4.8 dB (SN3D: a third
-        of its power), and the intensity is zero.
+        Args:
+            features: of `FeatureExtractor`.
+            tokens: of `diffuse_maps` of these features, where they are known already.
         """
-        dipoles = (features - 10.0 * math.log10(3.0)).clamp_min(LOG_MEL_FLOOR_DB).expand(-1, 3, -1, -1)
-        still = torch.zeros_like(dipoles)
-        semantic = self(torch.cat([features, dipoles, still], dim=1))[0].mean(dim=1)
-        return self._with_timbre(semantic, features)
+        semantic = (self(diffuse_maps(features)) if tokens is None else tokens)[0]
+        return self._with_timbre(semantic.mean(dim=1), features)
 
     def _with_timbre(self, semantic: Tensor, features: Tensor) -> Tensor:
         if self.timbre is None:
             return semantic
         return torch.cat([semantic, self.timbre(features[:, :1])[:, 0]], dim=-1)
+
+
+def diffuse_maps(features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch 7 frames mels"]:
+    """All maps of a diffuse field with this log-mel map.
+
+    The dipoles' log-mel maps follow W's at -4.8 dB (SN3D: a third of its power), and the intensity is zero.
+    """
+    dipoles = (features - 10.0 * math.log10(3.0)).clamp_min(LOG_MEL_FLOOR_DB).expand(-1, 3, -1, -1)
+    return torch.cat([features, dipoles, torch.zeros_like(dipoles)], dim=1)
 
 
 def _num_processes() -> int:

@@ -67,7 +67,7 @@ def integer_library(bits: int) -> ctypes.CDLL:
     pointer, maps = ctypes.c_void_p, ctypes.c_int64
     library.salm_patches.argtypes = [ctypes.POINTER(_Patches), pointer, maps, pointer, *clips_and_threads]
     library.salm_stage.argtypes = [ctypes.POINTER(_Stage), *3 * (pointer,), *clips_and_threads]
-    library.salm_tower.argtypes = [pointer, pointer, maps, *2 * (pointer,), *clips_and_threads]
+    library.salm_tower.argtypes = [pointer, pointer, maps, pointer, *clips_and_threads]
     return library
 
 

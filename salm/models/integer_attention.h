@@ -174,17 +174,23 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
 }
 
 static void weigh_all_keys(const Head *head, const Linear *keys, const Bias *bias) {
-    Scores scores[2]; /* of some queries, and of those before them */
-    score(keys, head->queries, head->query_scale, bias, scores, NULL, NULL, NULL);
-    for (int64_t token = ROWS, before = 0; token < KEYS; before = token, token += ROWS)
-        score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
-              scores + token / ROWS % 2, scores + before / ROWS % 2, head->probabilities + before * KEYS,
-              head->worth + before);
-    __m512 total[ROWS];
-    const int64_t last = KEYS - ROWS;
-    for (int row = 0; row < ROWS; row++)
-        total[row] = exponents(scores + last / ROWS % 2, row, head->probabilities + last * KEYS);
-    _mm_storeu_ps(head->worth + last, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
+    Scores scores[3]; /* of some queries, and of the two before them */
+    for (int64_t token = 0; token < KEYS; token += ROWS) {
+        const int64_t before = token - 2 * ROWS;
+        if (before < 0)
+            score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
+                  scores + token / ROWS % 3, NULL, NULL, NULL);
+        else
+            score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
+                  scores + token / ROWS % 3, scores + before / ROWS % 3, head->probabilities + before * KEYS,
+                  head->worth + before);
+    }
+    for (int64_t last = KEYS - 2 * ROWS; last < KEYS; last += ROWS) {
+        __m512 total[ROWS];
+        for (int row = 0; row < ROWS; row++)
+            total[row] = exponents(scores + last / ROWS % 3, row, head->probabilities + last * KEYS);
+        _mm_storeu_ps(head->worth + last, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
+    }
 }
 #endif
 

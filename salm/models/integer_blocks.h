@@ -217,18 +217,31 @@ static Place place_of(const Work *work, int64_t item) {
                    .part = item % work->parts};
 }
 
+/* How many of `most` tokens follow one another in the image and in `scratch`. */
+static int64_t run_of(const Block *block, const int64_t *order, int64_t most) {
+    int64_t run = 1;
+    while (run < most && order[run] == order[0] + run && block->fc2.out == block->width) run++;
+    return run;
+}
+
 /* The window's tokens from `first` up to `end`, to be the first of `scratch`. */
 static void take_tokens(const Block *block, const Place *place, const Scratch *scratch, int64_t first, int64_t end) {
     const int64_t width = block->width;
-    for (float *to = scratch->tokens; first < end; first++, to += block->fc2.out)
-        memcpy(to, place->image + place->order[first] * width, width * sizeof(float));
+    float *to = scratch->tokens;
+    for (int64_t run; first < end; first += run, to += run * block->fc2.out) {
+        run = run_of(block, place->order + first, end - first);
+        memcpy(to, place->image + place->order[first] * width, run * width * sizeof(float));
+    }
 }
 
 /* The reverse. */
 static void give_tokens(const Block *block, const Place *place, const Scratch *scratch, int64_t first, int64_t end) {
     const int64_t width = block->width;
-    for (const float *from = scratch->tokens; first < end; first++, from += block->fc2.out)
-        memcpy(place->out + place->order[first] * width, from, width * sizeof(float));
+    const float *from = scratch->tokens;
+    for (int64_t run; first < end; first += run, from += run * block->fc2.out) {
+        run = run_of(block, place->order + first, end - first);
+        memcpy(place->out + place->order[first] * width, from, run * width * sizeof(float));
+    }
 }
 
 /* The steps of a block: all of it, or the attention of some heads, and then the rest for some tokens. */

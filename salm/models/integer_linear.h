@@ -54,10 +54,12 @@ INLINE void multiply_group(int rows, int panels, const Input *in, int64_t in_ste
     Whole weights[MAX_PANELS];
 #pragma GCC unroll 4
     for (int panel = 0; panel < panels; panel++) weights[panel] = _mm512_loadu_si512(weight + panel * panel_step);
+    const Input *upper = in + 4 * in_step;
+    __asm__("" : "+r"(in), "+r"(upper));
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++) {
         int32_t group;
-        memcpy(&group, in + row * in_step, sizeof group);
+        memcpy(&group, (row < 4 ? in : upper) + row % 4 * in_step, sizeof group);
         Whole inputs = _mm512_set1_epi32(group);
 #pragma GCC unroll 4
         for (int panel = 0; panel < panels; panel++)

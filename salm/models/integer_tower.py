@@ -71,14 +71,11 @@ class IntegerTower:
         """
         image = as_read(image, max(embed.patches.maps for embed in self._embeds))
         clips, maps = image.shape[:2]
-        patches = self._embeds[0].patches
-        of_first = clips * (patches.side // PATCH) ** 2 * patches.width
-        memory = [image.new_empty(of_first * 3 // 2) for _ in self._embeds]
         out = [image.new_empty(clips, self._tokens, self._width) for _ in self._embeds]
-        places = (_pointers([part.data_ptr() for part in parts]) for parts in (memory, out))
+        places = image.data_ptr(), maps, _pointers([part.data_ptr() for part in out])
         threads = torch_threads(), torch.get_num_threads()
-        if not self._library.salm_tower(ctypes.byref(self._tower), image.data_ptr(), maps, *places, clips, *threads):
-            raise MemoryError("not enough memory for a block of the audio tower")
+        if not self._library.salm_tower(ctypes.byref(self._tower), *places, clips, *threads):
+            raise MemoryError("not enough memory for the audio tower")
         return tuple(out)
 
 

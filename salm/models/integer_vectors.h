@@ -113,24 +113,18 @@ INLINE Whole scaled_exp2(float scale, Floats x) {
 }
 
 #if VNNI
-/* GELU by the best parabola of each half from -3.5 to 3.5, 0 below and x above: within 8.2e-4, less than the rounding of
- * the next layer's inputs. The coefficients of [n / 2, (n + 1) / 2) lie at n mod 16. */
-static const _Alignas(64) float GELU_PARABOLAS[3][16] = {
-    {-2.46691717e-4f, -4.33483181e-2f, -0.213462914f, -0.395780027f, -0.404952913f, -0.263725093f, -0.117177653f, 0, 0,
-     -0.117177653f, -0.263725093f, -0.404952913f, -0.395780027f, -0.213462914f, -4.33483181e-2f, -2.46691717e-4f},
-    {0.507372575f, 0.669132365f, 1.01185515f, 1.26236245f, 1.27574048f, 1.16312382f, 1.06460038f, 1, 0, -6.46003800e-2f,
-     -0.163123820f, -0.275740480f, -0.262362450f, -1.18551513e-2f, 0.330867635f, 0.492627425f},
-    {0.370153296f, 0.216059252f, 4.25913522e-2f, -4.35871360e-2f, -4.79951980e-2f, -2.55281760e-2f, -8.96051968e-3f, 0,
-     0, -8.96051968e-3f, -2.55281760e-2f, -4.79951980e-2f, -4.35871360e-2f, 4.25913522e-2f, 0.216059252f, 0.370153296f},
-};
+/* GELU is x / 2 and an even rest, of which these are the best lines from n / 8 to (n + 1) / 8. */
+static const _Alignas(64) float GELU_SLOPES[32] = {0.0497382248f, 0.147674427f, 0.241096649f, 0.327340545f, 0.40422251f, 0.470163531f, 0.524255444f, 0.566266639f, 0.596591377f, 0.616152918f, 0.626274791f, 0.628536531f, 0.624629783f, 0.616228436f, 0.60488277f, 0.591943315f, 0.578515902f, 0.565445702f, 0.553325481f, 0.54252172f, 0.533211891f, 0.525426624f, 0.519091629f, 0.51406561f, 0.51017192f, 0.507222981f, 0.505037533f, 0.503451504f, 0.502323673f, 0.501537422f, 0.500999836f, 0.5f};
+static const _Alignas(64) float GELU_STARTS[32] = {-0.000775643655f, -0.0129937185f, -0.0363030296f, -0.0685790964f, -0.106939851f, -0.148062997f, -0.188537524f, -0.225203662f, -0.255440067f, -0.277367476f, -0.289952202f, -0.293005303f, -0.287104842f, -0.273423963f, -0.253551689f, -0.229282468f, -0.202427513f, -0.174658796f, -0.147397455f, -0.121749744f, -0.0984871422f, -0.0780625611f, -0.0606521743f, -0.0462119374f, -0.034538986f, -0.0253302076f, -0.018232795f, -0.0128840454f, -0.0089397272f, -0.00609184249f, -0.00407752712f, 0};
 
 INLINE Floats gelu(Floats x) {
-    const Floats halves = _mm512_set1_ps(0x1.8p22f); /* leaves whole halves: n in the lowest bits */
-    Floats inside = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(3.75f)), _mm512_set1_ps(-3.75f));
-    Whole n = (Whole)_mm512_add_round_ps(inside, halves, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    Floats p = _mm512_permutexvar_ps(n, _mm512_loadu_ps(GELU_PARABOLAS[2]));
-    p = _mm512_fmadd_ps(p, x, _mm512_permutexvar_ps(n, _mm512_loadu_ps(GELU_PARABOLAS[1])));
-    return _mm512_fmadd_ps(p, x, _mm512_permutexvar_ps(n, _mm512_loadu_ps(GELU_PARABOLAS[0])));
+    const Floats eighths = _mm512_set1_ps(0x1.8p20f); /* leaves whole eighths: n in the lowest bits */
+    const Floats magnitude = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
+    Whole n = (Whole)_mm512_add_round_ps(magnitude, eighths, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    n = _mm512_min_epi32(n, _mm512_set1_epi32(0x49c0001f));
+    Floats slope = _mm512_permutex2var_ps(_mm512_load_ps(GELU_SLOPES), n, _mm512_load_ps(GELU_SLOPES + 16));
+    Floats start = _mm512_permutex2var_ps(_mm512_load_ps(GELU_STARTS), n, _mm512_load_ps(GELU_STARTS + 16));
+    return _mm512_fmadd_ps(x, _mm512_set1_ps(0.5f), _mm512_fmadd_ps(magnitude, slope, start));
 }
 #else
 /* x (1/2 + z P(z^2)) with z = x, but 4.25 at most in magnitude. P makes it 0 and x beyond, and is the best of its

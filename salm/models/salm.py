@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from salm.models.audio_encoder import AudioEncoder
+from salm.models.audio_encoder import AudioEncoder, Tokens
 from salm.models.calibration import Calibration
 from salm.models.text_encoder import TextEncoder
 
@@ -85,13 +85,17 @@ class SALM(nn.Module):
         self.calibration = Calibration(query_bank, embedding_width) if query_bank else None
         self.embedding_width = embedding_width
 
-    def encode_audio(self, features: Float[Tensor, "batch 7 frames mels"]) -> AudioParts:
-        """Embeddings and DOA of clips given as feature maps."""
-        return self.project_audio(*self.audio_encoder.pool(features))
+    def encode_audio(
+        self, features: Float[Tensor, "batch 7 frames mels"], tokens: tuple[Tokens, Tokens] | None = None
+    ) -> AudioParts:
+        """Embeddings and DOA of clips given as feature maps; `tokens`: see `AudioEncoder.pool`."""
+        return self.project_audio(*self.audio_encoder.pool(features, tokens))
 
-    def encode_semantic(self, features: Float[Tensor, "batch 1 frames mels"]) -> Float[Tensor, "batch embedding"]:
+    def encode_semantic(
+        self, features: Float[Tensor, "batch 1 frames mels"], tokens: tuple[Tokens, Tokens] | None = None
+    ) -> Float[Tensor, "batch embedding"]:
         """Unnormalised semantic embedding of clips that have no spatial channels: see `AudioEncoder.pool_mono`."""
-        semantic = self._project_semantic(self.audio_encoder.pool_mono(features))
+        semantic = self._project_semantic(self.audio_encoder.pool_mono(features, tokens))
         return semantic if self.calibration is None else self.calibration.semantic(semantic)
 
     def project_audio(

@@ -90,41 +90,93 @@ static void run_norm(void *data) {
     }
 }
 
-/* images (clips, maps, side, side) -> out: the normed last tokens of each branch, (clips, tokens, width).
- * memory: (clips, 3 / 2 (side / PATCH)^2, width) for each branch; 0 without more memory. */
-int salm_tower(const Tower *tower, const float *images, int64_t maps, float *const *memory, float *const *out,
-               int64_t clips, Parallel parallel, int threads) {
-    const int count = tower->branches[1] == NULL ? 1 : 2;
-    const Patches *patches = tower->branches[0]->patches;
-    int64_t tokens = clips * (patches->side / PATCH) * (patches->side / PATCH), width = patches->width;
+/* Tokens of some clips in each branch: now, (clips, tokens, width), and place for those of the next stage. */
+typedef struct {
     float *now[2], *next[2];
-    for (int i = 0; i < count; i++) {
-        now[i] = memory[i];
-        next[i] = memory[i] + tokens * width;
-        if (!salm_patches(tower->branches[i]->patches, images, maps, now[i], clips, parallel, threads)) return 0;
+    int64_t clips, tokens, width;
+} Tokens;
+
+static int count_branches(const Tower *tower) { return tower->branches[1] == NULL ? 1 : 2; }
+
+/* Gives the memory that `tokens` then points into, or NULL. */
+static void *take_place(const Tower *tower, Tokens *tokens) {
+    const int64_t now = tokens->clips * tokens->tokens * tokens->width, next = now / 2;
+    const int64_t size = count_branches(tower) * (now + next) * sizeof(float), line = 64; /* bytes of the cache's */
+    float *memory = aligned_alloc(line, (size + line - 1) / line * line);
+    for (int i = 0; memory != NULL && i < count_branches(tower); i++) {
+        tokens->now[i] = memory + i * (now + next);
+        tokens->next[i] = tokens->now[i] + now;
     }
-    for (int64_t stage = 0; stage < tower->stages; stage++) {
-        if (count == 2) {
-            Rows rows = {.weight = tower->stitches[stage], .first = now[0], .second = now[1], .width = width};
-            rows.items.count = tokens / ROWS;
+    return memory;
+}
+
+/* The stages from `first` up to `end`, each behind its cross-stitch. */
+static int run_stages(const Tower *tower, int64_t first, int64_t end, Tokens *tokens, Parallel parallel, int threads) {
+    for (int64_t stage = first; stage < end; stage++) {
+        if (count_branches(tower) == 2) {
+            Rows rows = {.weight = tower->stitches[stage],
+                         .first = tokens->now[0],
+                         .second = tokens->now[1],
+                         .width = tokens->width};
+            rows.items.count = tokens->clips * tokens->tokens / ROWS;
             share_out(run_stitch, &rows, &rows.items, parallel, threads);
         }
-        for (int i = 0; i < count; i++) {
+        for (int i = 0; i < count_branches(tower); i++) {
             const Stage *layers = tower->branches[i]->stages[stage];
-            if (!salm_stage(layers, now[i], now[i], next[i], clips, parallel, threads)) return 0;
+            float *now = tokens->now[i];
+            if (!salm_stage(layers, now, now, tokens->next[i], tokens->clips, parallel, threads)) return 0;
             if (layers->merge == NULL) continue;
-            float *merged = next[i];
-            next[i] = now[i];
-            now[i] = merged;
+            tokens->now[i] = tokens->next[i];
+            tokens->next[i] = now;
         }
         if (tower->branches[0]->stages[stage]->merge == NULL) continue;
-        tokens /= 4;
-        width *= 2;
-    }
-    for (int i = 0; i < count; i++) {
-        Rows rows = {.norm = tower->branches[i]->norm, .first = now[i], .second = out[i], .width = width};
-        rows.items.count = tokens / ROWS;
-        share_out(run_norm, &rows, &rows.items, parallel, threads);
+        tokens->tokens /= 4;
+        tokens->width *= 2;
     }
     return 1;
+}
+
+/* The first stages have many tokens, which stay in the cache clip by clip; the others have large weights, which are
+ * fetched once for all clips. */
+#define EARLY 2
+
+/* Patches and the first `early` stages of one clip, which becomes the one at `place` in `all`. */
+static int begin_clip(const Tower *tower, const float *image, int64_t maps, int64_t early, Tokens *all, int64_t place,
+                      Parallel parallel, int threads) {
+    const Patches *patches = tower->branches[0]->patches;
+    const int64_t line = patches->side / PATCH, size = all->tokens * all->width;
+    Tokens clip = {.clips = 1, .tokens = line * line, .width = patches->width};
+    void *memory = take_place(tower, &clip);
+    int done = memory != NULL;
+    for (int i = 0; done && i < count_branches(tower); i++)
+        done = salm_patches(tower->branches[i]->patches, image, maps, clip.now[i], 1, parallel, threads);
+    done = done && run_stages(tower, 0, early, &clip, parallel, threads);
+    for (int i = 0; done && i < count_branches(tower); i++)
+        memcpy(all->now[i] + place * size, clip.now[i], size * sizeof(float));
+    free(memory);
+    return done;
+}
+
+/* images (clips, maps, side, side) -> out: the normed last tokens of each branch, (clips, tokens, width); 0 without
+ * memory. */
+int salm_tower(const Tower *tower, const float *images, int64_t maps, float *const *out, int64_t clips,
+               Parallel parallel, int threads) {
+    const int64_t side = tower->branches[0]->patches->side, line = side / PATCH;
+    const int64_t early = smaller(EARLY, tower->stages - 1);
+    Tokens all = {.clips = clips,
+                  .tokens = line * line >> 2 * early,
+                  .width = tower->branches[0]->patches->width << early};
+    if (clips == 0) return 1;
+    void *memory = take_place(tower, &all);
+    int done = memory != NULL;
+    for (int64_t clip = 0; done && clip < clips; clip++)
+        done = begin_clip(tower, images + clip * maps * side * side, maps, early, &all, clip, parallel, threads);
+    done = done && run_stages(tower, early, tower->stages, &all, parallel, threads);
+    for (int i = 0; done && i < count_branches(tower); i++) {
+        Rows rows = {.norm = tower->branches[i]->norm, .first = all.now[i], .second = out[i], .width = all.width};
+        rows.items.count = clips * all.tokens / ROWS;
+        share_out(run_norm, &rows, &rows.items, parallel, threads);
+    }
+    free(memory);
+    return done;
 }

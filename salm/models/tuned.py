@@ -65,6 +65,7 @@ def tuned_encoder(encoder: AudioEncoder, precision: Precision = "float32") -> Au
     tuned = _shallow(encoder)
     _keep_freed_memory()
     bits = INTEGER_BITS.get(known_precision(precision))
+    tuned.takes_batches = bits is not None
     if bits is not None and encoder.semantic is not None and encoder.spatial is not None:
         stitches: Any = encoder.stitches
         tuned.semantic = tuned.spatial = None  # their float weights need not stay
