@@ -32,7 +32,7 @@ Embedding = Literal["joint", "semantic", "spatial"]
 EMBEDDINGS: tuple[Embedding, ...] = ("joint", "semantic", "spatial")
 PARTS = ("semantic", "spatial", "joint", "doa")
 MOST_TOGETHER = 4
-"""Clips that a thread takes at once."""
+"""Clips that a thread takes at once where the branches gain by it: more fill its cache with their tokens."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 OnError = Callable[[int, AudioFormatError], None]
@@ -142,8 +142,10 @@ class WindowEncoder:
 
 
 def clips_together(count: int) -> int:
-    """How many of `count` clips a thread best takes through an integer tower at once, whose weights it then fetches
-    once for all of them; `MOST_TOGETHER` at most, and as few as give all threads the same."""
+    """How many of `count` clips a thread best takes through an integer tower at once: few enough for all threads.
+
+    It fetches the weights once for all of them.
+    """
     threads = torch.get_num_threads()
     rounds = math.ceil(count / (threads * MOST_TOGETHER))
     return max(1, count // (threads * rounds))

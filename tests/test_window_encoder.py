@@ -8,7 +8,7 @@ import torch
 
 from salm.embedder import load
 from salm.errors import ConfigError, DependencyError
-from salm.window_encoder import map_on_threads
+from salm.window_encoder import clips_together, map_on_threads
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_forked_process_has_threads_of_its_own(two_threads):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8", "int16"])
 def test_vectors_are_those_of_float32_but_for_rounding(precision, tiny_checkpoint, make_scene):
-    clips = [make_scene(3.0, 50.0 * number, number) for number in range(3)]
+    clips = [make_scene(3.0, 50.0 * number, number) for number in range(5)]
     exact = load(tiny_checkpoint)
     try:
         rounded = load(tiny_checkpoint, precision=precision)
@@ -84,9 +84,24 @@ def test_vectors_are_those_of_float32_but_for_rounding(precision, tiny_checkpoin
         )
         assert np.sum(first * second, axis=1).min() > 0.999
         assert not np.array_equal(first, second)
-        again = rounded.encode_audio(clips[::-1], sample_rate=24_000, embedding=embedding, batch_size=2)
+        again = rounded.encode_audio(clips[::-1], sample_rate=24_000, embedding=embedding, batch_size=1)
         np.testing.assert_array_equal(again[::-1], second)
+    mono = [clip[:1] for clip in clips]
+    first, second = (
+        rounded.encode_audio(mono, sample_rate=24_000, embedding="semantic", batch_size=size) for size in (1, 5)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, rounded.encode_audio(clips, sample_rate=24_000, embedding="semantic"))
     assert exact.model_id == rounded.model_id
+
+
+@pytest.mark.parametrize(
+    ("threads", "count", "expected"),
+    [(1, 1, 1), (1, 3, 3), (1, 5, 2), (2, 1, 1), (2, 3, 1), (2, 7, 3), (2, 8, 4), (2, 9, 2), (2, 64, 4), (16, 8, 1)],
+)
+def test_threads_take_as_many_clips_together_as_leave_none_of_them_idle(threads, count, expected, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert clips_together(count) == expected
 
 
 def test_unknown_precision_is_refused(tiny_checkpoint):

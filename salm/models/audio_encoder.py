@@ -105,8 +105,8 @@ class AudioEncoder(nn.Module):
         width, depths, num_heads, window: sizes of each branch, see `HTSAT`.
 
     Attributes:
-        takes_batches: on a CPU `image_tokens` is faster with some clips at once, and gives each the same as alone: so it
-            is in an encoder that `tuned_encoder` made with matrix products of integers.
+        takes_batches: on a CPU `image_tokens` is faster with some clips at once, and gives each the same as alone. So
+            it does in an encoder that `tuned_encoder` made with matrix products of integers.
     """
 
     takes_batches = False

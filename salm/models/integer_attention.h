@@ -173,24 +173,23 @@ INLINE void score(const Linear *keys, const Input *queries, const float *query_s
     _mm_storeu_ps(scores->largest, wide_largest_of(largest));
 }
 
+/* `exponents` of ROWS queries, and what one of them is worth in each. */
+INLINE void exponents_of_rows(const Scores *scores, Input *out, float *worth) {
+    __m512 total[ROWS];
+    for (int row = 0; row < ROWS; row++) total[row] = exponents(scores, row, out);
+    _mm_storeu_ps(worth, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
+}
+
 static void weigh_all_keys(const Head *head, const Linear *keys, const Bias *bias) {
-    Scores scores[3]; /* of some queries, and of the two before them */
+    Scores scores[3]; /* of some queries, and of the two before them: so far behind, the softmax need not wait */
     for (int64_t token = 0; token < KEYS; token += ROWS) {
-        const int64_t before = token - 2 * ROWS;
-        if (before < 0)
-            score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
-                  scores + token / ROWS % 3, NULL, NULL, NULL);
-        else
-            score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
-                  scores + token / ROWS % 3, scores + before / ROWS % 3, head->probabilities + before * KEYS,
-                  head->worth + before);
+        const int64_t before = token - 2 * ROWS, place = before < 0 ? 0 : before;
+        score(keys, head->queries + token * keys->in, head->query_scale + token, bias + token * KEYS,
+              scores + token / ROWS % 3, before < 0 ? NULL : scores + before / ROWS % 3,
+              head->probabilities + place * KEYS, head->worth + place);
     }
-    for (int64_t last = KEYS - 2 * ROWS; last < KEYS; last += ROWS) {
-        __m512 total[ROWS];
-        for (int row = 0; row < ROWS; row++)
-            total[row] = exponents(scores + last / ROWS % 3, row, head->probabilities + last * KEYS);
-        _mm_storeu_ps(head->worth + last, _mm_div_ps(_mm_set1_ps(1.0f), wide_sums_of(total)));
-    }
+    for (int64_t token = KEYS - 2 * ROWS; token < KEYS; token += ROWS)
+        exponents_of_rows(scores + token / ROWS % 3, head->probabilities + token * KEYS, head->worth + token);
 }
 #endif
 

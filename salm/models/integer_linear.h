@@ -55,7 +55,7 @@ INLINE void multiply_group(int rows, int panels, const Input *in, int64_t in_ste
 #pragma GCC unroll 4
     for (int panel = 0; panel < panels; panel++) weights[panel] = _mm512_loadu_si512(weight + panel * panel_step);
     const Input *upper = in + 4 * in_step;
-    __asm__("" : "+r"(in), "+r"(upper));
+    __asm__("" : "+r"(in), "+r"(upper)); /* GCC would keep a pointer for each row, and has not so many registers */
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++) {
         int32_t group;

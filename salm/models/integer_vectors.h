@@ -113,18 +113,30 @@ INLINE Whole scaled_exp2(float scale, Floats x) {
 }
 
 #if VNNI
-/* GELU is x / 2 and an even rest, of which these are the best lines from n / 8 to (n + 1) / 8. */
-static const _Alignas(64) float GELU_SLOPES[32] = {0.0497382248f, 0.147674427f, 0.241096649f, 0.327340545f, 0.40422251f, 0.470163531f, 0.524255444f, 0.566266639f, 0.596591377f, 0.616152918f, 0.626274791f, 0.628536531f, 0.624629783f, 0.616228436f, 0.60488277f, 0.591943315f, 0.578515902f, 0.565445702f, 0.553325481f, 0.54252172f, 0.533211891f, 0.525426624f, 0.519091629f, 0.51406561f, 0.51017192f, 0.507222981f, 0.505037533f, 0.503451504f, 0.502323673f, 0.501537422f, 0.500999836f, 0.5f};
-static const _Alignas(64) float GELU_STARTS[32] = {-0.000775643655f, -0.0129937185f, -0.0363030296f, -0.0685790964f, -0.106939851f, -0.148062997f, -0.188537524f, -0.225203662f, -0.255440067f, -0.277367476f, -0.289952202f, -0.293005303f, -0.287104842f, -0.273423963f, -0.253551689f, -0.229282468f, -0.202427513f, -0.174658796f, -0.147397455f, -0.121749744f, -0.0984871422f, -0.0780625611f, -0.0606521743f, -0.0462119374f, -0.034538986f, -0.0253302076f, -0.018232795f, -0.0128840454f, -0.0089397272f, -0.00609184249f, -0.00407752712f, 0};
+/* GELU is x / 2 and an even rest: its best line of each eighth of |x| up to 31 / 8, and |x| / 2 beyond. Within 8e-4, less
+ * than the rounding of the next layer's inputs. */
+static const _Alignas(64) float GELU_SLOPES[32] = {
+    0.0497382248f, 0.147674427f, 0.241096649f, 0.327340545f, 0.40422251f,  0.470163531f, 0.524255444f, 0.566266639f,
+    0.596591377f,  0.616152918f, 0.626274791f, 0.628536531f, 0.624629783f, 0.616228436f, 0.60488277f,  0.591943315f,
+    0.578515902f,  0.565445702f, 0.553325481f, 0.54252172f,  0.533211891f, 0.525426624f, 0.519091629f, 0.51406561f,
+    0.51017192f,   0.507222981f, 0.505037533f, 0.503451504f, 0.502323673f, 0.501537422f, 0.500999836f, 0.5f};
+static const _Alignas(64) float GELU_STARTS[32] = {-0.000775643655f, -0.0129937185f,  -0.0363030296f,  -0.0685790964f,
+                                                   -0.106939851f,    -0.148062997f,   -0.188537524f,   -0.225203662f,
+                                                   -0.255440067f,    -0.277367476f,   -0.289952202f,   -0.293005303f,
+                                                   -0.287104842f,    -0.273423963f,   -0.253551689f,   -0.229282468f,
+                                                   -0.202427513f,    -0.174658796f,   -0.147397455f,   -0.121749744f,
+                                                   -0.0984871422f,   -0.0780625611f,  -0.0606521743f,  -0.0462119374f,
+                                                   -0.034538986f,    -0.0253302076f,  -0.018232795f,   -0.0128840454f,
+                                                   -0.0089397272f,   -0.00609184249f, -0.00407752712f, 0};
 
 INLINE Floats gelu(Floats x) {
     const Floats eighths = _mm512_set1_ps(0x1.8p20f); /* leaves whole eighths: n in the lowest bits */
-    const Floats magnitude = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
-    Whole n = (Whole)_mm512_add_round_ps(magnitude, eighths, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    n = _mm512_min_epi32(n, _mm512_set1_epi32(0x49c0001f));
+    const Floats size = _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x);
+    Whole n = (Whole)_mm512_add_round_ps(size, eighths, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    n = _mm512_min_epi32(n, (Whole)_mm512_set1_ps(0x1.8p20f + 31.0f / 8));
     Floats slope = _mm512_permutex2var_ps(_mm512_load_ps(GELU_SLOPES), n, _mm512_load_ps(GELU_SLOPES + 16));
     Floats start = _mm512_permutex2var_ps(_mm512_load_ps(GELU_STARTS), n, _mm512_load_ps(GELU_STARTS + 16));
-    return _mm512_fmadd_ps(x, _mm512_set1_ps(0.5f), _mm512_fmadd_ps(magnitude, slope, start));
+    return _mm512_fmadd_ps(x, _mm512_set1_ps(0.5f), _mm512_fmadd_ps(size, slope, start));
 }
 #else
 /* x (1/2 + z P(z^2)) with z = x, but 4.25 at most in magnitude. P makes it 0 and x beyond, and is the best of its

@@ -163,9 +163,8 @@ int salm_tower(const Tower *tower, const float *images, int64_t maps, float *con
                Parallel parallel, int threads) {
     const int64_t side = tower->branches[0]->patches->side, line = side / PATCH;
     const int64_t early = smaller(EARLY, tower->stages - 1);
-    Tokens all = {.clips = clips,
-                  .tokens = line * line >> 2 * early,
-                  .width = tower->branches[0]->patches->width << early};
+    Tokens all = {
+        .clips = clips, .tokens = line * line >> 2 * early, .width = tower->branches[0]->patches->width << early};
     if (clips == 0) return 1;
     void *memory = take_place(tower, &all);
     int done = memory != NULL;
