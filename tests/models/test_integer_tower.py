@@ -46,6 +46,7 @@ def test_coupling_matters(encoder, image, bits):
 @torch.inference_mode()
 def test_clips_do_not_depend_on_each_other_or_on_threads(encoder, image, bits):
     tuned, threads = tuned_encoder(encoder, f"int{bits}"), torch.get_num_threads()
+    assert tuned.takes_batches and not tuned_encoder(encoder).takes_batches
     try:
         torch.set_num_threads(1)
         expected = tuned.image_tokens(image)

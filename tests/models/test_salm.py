@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from salm.config import BRANCHES
 from salm.errors import ConfigError
-from salm.models.audio_encoder import AudioEncoder, CrossStitch, pool_spans
+from salm.models.audio_encoder import AudioEncoder, CrossStitch, diffuse_maps, pool_spans
 from salm.models.builders import SIZES, build_model, named_config, salm_small, salm_tiny
 
 
@@ -66,6 +66,18 @@ def test_inputs_are_not_modified(model, features):
     before = features.clone()
     model.encode_audio(features)
     assert torch.equal(features, before)
+
+
+@torch.no_grad()
+def test_tokens_that_are_known_are_not_computed_again(model, features, monkeypatch):
+    mono = features[:, :1]
+    expected = model.encode_audio(features), model.encode_semantic(mono)
+    tokens, mono_tokens = model.audio_encoder(features), model.audio_encoder(diffuse_maps(mono))
+    monkeypatch.setattr(model.audio_encoder, "image_tokens", None)
+    found = model.encode_audio(features, tokens), model.encode_semantic(mono, mono_tokens)
+    for name in ("semantic", "spatial", "joint", "doa"):
+        assert torch.equal(getattr(found[0], name), getattr(expected[0], name))
+    assert torch.equal(found[1], expected[1])
 
 
 def test_one_span_over_everything_equals_pooling(model, features):
