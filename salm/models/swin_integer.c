@@ -99,7 +99,7 @@ typedef struct {
 static int count_branches(const Tower *tower) { return tower->branches[1] == NULL ? 1 : 2; }
 
 /* Gives the memory that `tokens` then points into, or NULL. */
-static void *take_place(const Tower *tower, Tokens *tokens) {
+static void *take_room(const Tower *tower, Tokens *tokens) {
     const int64_t now = tokens->clips * tokens->tokens * tokens->width, next = now / 2;
     const int64_t size = count_branches(tower) * (now + next) * sizeof(float), line = 64; /* bytes of the cache's */
     float *memory = aligned_alloc(line, (size + line - 1) / line * line);
@@ -141,12 +141,12 @@ static int run_stages(const Tower *tower, int64_t first, int64_t end, Tokens *to
 #define EARLY 2
 
 /* Patches and the first `early` stages of one clip, which becomes the one at `place` in `all`. */
-static int begin_clip(const Tower *tower, const float *image, int64_t maps, int64_t early, Tokens *all, int64_t place,
-                      Parallel parallel, int threads) {
+static int begin_clip(const Tower *tower, const float *image, int64_t maps, int64_t early, const Tokens *all,
+                      int64_t place, Parallel parallel, int threads) {
     const Patches *patches = tower->branches[0]->patches;
     const int64_t line = patches->side / PATCH, size = all->tokens * all->width;
     Tokens clip = {.clips = 1, .tokens = line * line, .width = patches->width};
-    void *memory = take_place(tower, &clip);
+    void *memory = take_room(tower, &clip);
     int done = memory != NULL;
     for (int i = 0; done && i < count_branches(tower); i++)
         done = salm_patches(tower->branches[i]->patches, image, maps, clip.now[i], 1, parallel, threads);
@@ -161,12 +161,11 @@ static int begin_clip(const Tower *tower, const float *image, int64_t maps, int6
  * memory. */
 int salm_tower(const Tower *tower, const float *images, int64_t maps, float *const *out, int64_t clips,
                Parallel parallel, int threads) {
-    const int64_t side = tower->branches[0]->patches->side, line = side / PATCH;
-    const int64_t early = smaller(EARLY, tower->stages - 1);
-    Tokens all = {
-        .clips = clips, .tokens = line * line >> 2 * early, .width = tower->branches[0]->patches->width << early};
+    const Patches *patches = tower->branches[0]->patches;
+    const int64_t side = patches->side, line = side / PATCH, early = smaller(EARLY, tower->stages - 1);
     if (clips == 0) return 1;
-    void *memory = take_place(tower, &all);
+    Tokens all = {.clips = clips, .tokens = line * line >> 2 * early, .width = patches->width << early};
+    void *memory = take_room(tower, &all);
     int done = memory != NULL;
     for (int64_t clip = 0; done && clip < clips; clip++)
         done = begin_clip(tower, images + clip * maps * side * side, maps, early, &all, clip, parallel, threads);
