@@ -32,7 +32,8 @@ Embedding = Literal["joint", "semantic", "spatial"]
 EMBEDDINGS: tuple[Embedding, ...] = ("joint", "semantic", "spatial")
 PARTS = ("semantic", "spatial", "joint", "doa")
 MOST_TOGETHER = 4
-"""Clips that a thread takes at once where the branches gain by it: more fill its cache with their tokens."""
+"""Clips that a thread takes at once where the branches gain by it; more bring no more."""
+Clips = TypeVar("Clips", np.ndarray, Tensor)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 OnError = Callable[[int, AudioFormatError], None]
@@ -112,22 +113,17 @@ class WindowEncoder:
         length = self.features.config.clip_samples
         samples = np.stack([fit_window(window.samples, length) for window in windows])
         if self.device.type != "cpu":
-            return self._encode_together(samples)
-        together = clips_together(len(samples)) if self.model.audio_encoder.takes_batches else 1
-        groups = [samples[first : first + together] for first in range(0, len(samples), together)]
+            with torch.inference_mode():
+                return self._parts(self._maps(samples))
+        groups = split_for_threads(samples, together=self.model.audio_encoder.takes_batches)
         clips = list(chain.from_iterable(map_on_threads(self._encode_group, groups)))
         return {name: torch.cat([clip[name] for clip in clips]) for name in clips[0]}
 
-    def _encode_together(self, samples: np.ndarray) -> dict[str, Tensor]:
-        with torch.inference_mode():
-            return self._parts(self._maps(samples))
-
     def _encode_group(self, samples: np.ndarray) -> list[dict[str, Tensor]]:
         """Clips that go through the branches together, and one by one through the rest."""
-        encoder = self.model.audio_encoder
         with torch.inference_mode():
             maps = self._maps(samples)
-            tokens = encoder.image_tokens(encoder.image(diffuse_maps(maps) if maps.shape[1] == 1 else maps))
+            tokens = self.model.audio_encoder(diffuse_maps(maps) if maps.shape[1] == 1 else maps)
             clips = zip(maps.split(1), *(part.split(1) for part in tokens), strict=True)
             return [self._parts(clip, (semantic, spatial)) for clip, semantic, spatial in clips]
 
@@ -141,14 +137,16 @@ class WindowEncoder:
         return {name: getattr(parts, name).float().cpu() for name in PARTS}
 
 
-def clips_together(count: int) -> int:
-    """How many of `count` clips a thread best takes through an integer tower at once: few enough for all threads.
+def split_for_threads(clips: Clips, *, together: bool) -> list[Clips]:
+    """Parts of a batch for `map_on_threads`: one clip each, or some `together`, but few enough for all threads.
 
-    It fetches the weights once for all of them.
+    A thread fetches the weights of an integer tower once for all of its clips.
     """
-    threads = torch.get_num_threads()
-    rounds = math.ceil(count / (threads * MOST_TOGETHER))
-    return max(1, count // (threads * rounds))
+    size, threads = 1, torch.get_num_threads()
+    if together:
+        rounds = math.ceil(len(clips) / (threads * MOST_TOGETHER))
+        size = max(1, len(clips) // (threads * rounds))
+    return [clips[first : first + size] for first in range(0, len(clips), size)]
 
 
 def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -8,7 +8,7 @@ import torch
 
 from salm.embedder import load
 from salm.errors import ConfigError, DependencyError
-from salm.window_encoder import clips_together, map_on_threads
+from salm.window_encoder import map_on_threads, split_for_threads
 
 
 @pytest.fixture
@@ -101,7 +101,11 @@ def test_vectors_are_those_of_float32_but_for_rounding(precision, tiny_checkpoin
 )
 def test_threads_take_as_many_clips_together_as_leave_none_of_them_idle(threads, count, expected, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert clips_together(count) == expected
+    clips = torch.arange(count)
+    parts = split_for_threads(clips, together=True)
+    assert {len(part) for part in parts[:-1]} <= {expected} and 1 <= len(parts[-1]) <= expected
+    assert len(parts[0]) == expected and torch.equal(torch.cat(parts), clips)
+    assert [part.tolist() for part in split_for_threads(clips, together=False)] == [[place] for place in range(count)]
 
 
 def test_unknown_precision_is_refused(tiny_checkpoint):

@@ -24,7 +24,7 @@ from salm.models.salm import Projection
 from salm.models.tuned import tuned_branch, tuned_map_norm, tuned_model, tuned_projection
 from salm.weights.checkpoint import load_checkpoint
 from salm.weights.registry import find_checkpoint
-from salm.window_encoder import clips_together, map_on_threads
+from salm.window_encoder import map_on_threads, split_for_threads
 
 CLAP_FEATURES = FeatureConfig(sample_rate_hz=48_000, hop_samples=480, min_frequency_hz=50.0, max_frequency_hz=14_000.0)
 SMALL_TEXT = TextEncoderConfig(vocabulary_size=100, width=32, depth=1, num_heads=2, hidden_width=32, max_tokens=8)
@@ -97,13 +97,11 @@ def _encoder(
     """Both steps for a batch: of a CPU's, some clips after the others on each thread, as `WindowEncoder` does."""
 
     def shared_out(function: Callable, clips: np.ndarray | torch.Tensor) -> torch.Tensor:
-        together = clips_together(len(clips)) if precision in INTEGER_BITS else 1
-
-        def run(place: int) -> torch.Tensor:
+        def run(some: np.ndarray | torch.Tensor) -> torch.Tensor:
             with torch.inference_mode():
-                return function(clips[place : place + together])
+                return function(some)
 
-        return torch.cat(map_on_threads(run, range(0, len(clips), together)))
+        return torch.cat(map_on_threads(run, split_for_threads(clips, together=precision in INTEGER_BITS)))
 
     def embed_batch(maps: torch.Tensor) -> torch.Tensor:
         return embed(maps) if maps.device.type != "cpu" else shared_out(embed, maps)

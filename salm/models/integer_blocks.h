@@ -109,6 +109,9 @@ typedef struct {
 static int64_t larger(int64_t first, int64_t second) { return first > second ? first : second; }
 static int64_t smaller(int64_t first, int64_t second) { return first < second ? first : second; }
 
+#define LINE 64 /* bytes of a line of the cache */
+static int64_t whole_lines(int64_t size) { return (size + LINE - 1) / LINE * LINE; }
+
 /* Gives the memory that `scratch` then points into, or NULL. What is never written, but read, is zero. */
 static void *take_memory(const Block *block, Scratch *scratch) {
     const int64_t count = block->tokens, padded = block->head_width + PANEL;
@@ -134,10 +137,10 @@ static void *take_memory(const Block *block, Scratch *scratch) {
         {&scratch->head.query_scale, count * sizeof(float)},
         {&scratch->head.worth, count * sizeof(float)},
     };
-    const int64_t num_parts = sizeof parts / sizeof *parts, line = 64; /* bytes of a line of the cache */
+    const int64_t num_parts = sizeof parts / sizeof *parts;
     int64_t total = 0;
-    for (int64_t i = 0; i < num_parts; i++) total += parts[i].size = (parts[i].size + line - 1) / line * line;
-    char *memory = aligned_alloc(line, total), *next = memory;
+    for (int64_t i = 0; i < num_parts; i++) total += parts[i].size = whole_lines(parts[i].size);
+    char *memory = aligned_alloc(LINE, total), *next = memory;
     if (memory == NULL) return NULL;
     for (int64_t i = 0; i < num_parts; next += parts[i++].size) memcpy(parts[i].part, &next, sizeof next);
     memset(scratch->head.values, 0, count * padded * sizeof(Weight));

@@ -101,8 +101,7 @@ static int count_branches(const Tower *tower) { return tower->branches[1] == NUL
 /* Gives the memory that `tokens` then points into, or NULL. */
 static void *take_room(const Tower *tower, Tokens *tokens) {
     const int64_t now = tokens->clips * tokens->tokens * tokens->width, next = now / 2;
-    const int64_t size = count_branches(tower) * (now + next) * sizeof(float), line = 64; /* bytes of the cache's */
-    float *memory = aligned_alloc(line, (size + line - 1) / line * line);
+    float *memory = aligned_alloc(LINE, whole_lines(count_branches(tower) * (now + next) * sizeof(float)));
     for (int i = 0; memory != NULL && i < count_branches(tower); i++) {
         tokens->now[i] = memory + i * (now + next);
         tokens->next[i] = tokens->now[i] + now;
